@@ -1,0 +1,27 @@
+"""workqueued: any Python function as a fleet of reliable RabbitMQ workers.
+
+What a handler and a sender need is exported here; everything else is the daemon's own business:
+
+    from workqueued import Reject, Task      # in a handler
+    from workqueued import Sender            # in a program that enqueues
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from workqueued.errors import Reject, WorkqueuedError
+from workqueued.task import Task
+
+if TYPE_CHECKING:
+    from workqueued.sender import Sender
+
+__version__ = "0.1.0"
+__all__ = ["Reject", "Sender", "Task", "WorkqueuedError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Sender` when it is first asked for: it brings pika, which a handler does not need."""
+    if name == "Sender":
+        from workqueued.sender import Sender  # noqa: PLC0415 - the point of this function
+
+        return Sender
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,217 @@
+"""Connections: pika's parameters from our configuration, pika's errors in our words.
+
+Runs in: workers, the monitor, the commands.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pika
+import pika.data
+from pika.adapters.utils import connection_workflow
+from pika.exceptions import (
+    AMQPConnectionError,
+    AMQPError,
+    AMQPHeartbeatTimeout,
+    ChannelClosed,
+    ChannelClosedByBroker,
+    ChannelWrongStateError,
+    ConnectionBlockedTimeout,
+    ConnectionClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+    StreamLostError,
+)
+
+from workqueued.amqp import decoding
+from workqueued.config import Broker, BrokerUrl
+from workqueued.delivery import Properties
+from workqueued.errors import ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
+
+# What pika says of a lost connection is raised as well, and our log is JSON.
+logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
+decoding.guard()
+
+#: How long sent data may stay unacknowledged by the peer's kernel, ms: finds a half-open link (tcp(7)). It says
+#: nothing about a hung broker, whose kernel goes on acknowledging; the heartbeat finds that.
+_TCP_USER_TIMEOUT = 10_000
+
+#: Texts of 404 that heal by themselves: a classic queue's home node is down (RabbitMQ 3.10, 4.0).
+_TRANSIENT_404 = ("home node", "due to timeout")
+
+
+def parameters(broker: Broker, url: BrokerUrl, name: str, *, publishes: bool = False) -> pika.ConnectionParameters:
+    """pika's parameters for one address.
+
+    Args:
+        broker: timeouts and heartbeat.
+        url: the address.
+        name: what `rabbitmqctl list_connections client_properties` shows.
+        publishes: a connection that publishes may rightly be stalled by the broker's alarm: no TCP_USER_TIMEOUT, which
+            would also end a connection whose peer keeps its window shut.
+    """
+    return pika.ConnectionParameters(
+        host=url.host,
+        port=url.port,
+        virtual_host=url.vhost,
+        credentials=pika.PlainCredentials(url.user, url.password),
+        heartbeat=int(broker.heartbeat),
+        blocked_connection_timeout=None,
+        socket_timeout=broker.connect_timeout,
+        stack_timeout=broker.connect_timeout,
+        connection_attempts=1,
+        retry_delay=0,
+        client_properties={
+            "connection_name": f"{name} {socket.gethostname()} {os.getpid()}",
+            "product": "workqueued",
+        },
+        tcp_options={} if publishes else {"TCP_USER_TIMEOUT": _TCP_USER_TIMEOUT},
+    )
+
+
+def connect(broker: Broker, name: str) -> Any:
+    """Open a BlockingConnection to the first address that answers; they are tried in order.
+
+    Raises:
+        ConnectionLostError: no address answered.
+        RefusedError: an address answered no (and none said yes).
+    """
+    failures: list[WorkqueuedError] = []
+    for url in broker.url:
+        try:
+            with translated(url):
+                return pika.BlockingConnection(parameters(broker, url, name))
+        except WorkqueuedError as error:
+            failures.append(error)
+    raise worst(failures)
+
+
+def worst(failures: list[WorkqueuedError]) -> WorkqueuedError:
+    """The error to report after every address failed: a no says more than a silence."""
+    refusals = [error for error in failures if isinstance(error, RefusedError)]
+    if refusals:
+        return refusals[0]
+    if len(failures) == 1:
+        return failures[0]
+    return ConnectionLostError("; ".join(str(error) for error in failures))
+
+
+@contextlib.contextmanager
+def translated(url: BrokerUrl | None = None) -> Iterator[None]:
+    """Turn what pika raises inside the block into our errors."""
+    try:
+        yield
+    except WorkqueuedError:
+        raise
+    # Three of pika's errors derive from neither AMQPError nor each other: gaierror for DNS, ValueError("Timeout closed
+    # before call") from a closed connection, AMQPConnectorException for a handshake that takes too long.
+    except (AMQPError, connection_workflow.AMQPConnectorException, OSError, ValueError) as error:
+        raise translate(error, url) from error
+
+
+def translate(error: BaseException, url: BrokerUrl | None = None) -> WorkqueuedError:
+    """One of pika's errors in our words."""
+    at = f" {url}" if url else ""
+    while isinstance(error, connection_workflow.AMQPConnectionWorkflowFailed) and error.exceptions:
+        error = error.exceptions[-1]
+    while isinstance(error, connection_workflow.AMQPConnectorPhaseErrorBase):
+        error = error.exception
+    if isinstance(error, AMQPConnectionError) and len(error.args) == 1 and isinstance(error.args[0], BaseException):
+        return translate(error.args[0], url)
+    if isinstance(error, ProbableAuthenticationError):
+        user = f" {url.user!r}" if url else ""
+        return RefusedError(f"the broker{at} refuses user{user}: wrong name or password ({_text(error)})")
+    if isinstance(error, ProbableAccessDeniedError):
+        vhost = f" {url.vhost!r}" if url else ""
+        return RefusedError(f"the broker{at} refuses vhost{vhost}: it does not exist, or no permission ({_text(error)})")
+    if isinstance(error, ChannelClosedByBroker):
+        return _translate_channel_close(error)
+    if isinstance(error, ConnectionClosedByBroker) and error.reply_code == 403:  # noqa: PLR2004 - access refused
+        return RefusedError(f"the broker{at} closed the connection: {error.reply_text}")
+    return ConnectionLostError(f"no connection to the broker{at}: {_text(error)}")
+
+
+def _translate_channel_close(error: Any) -> WorkqueuedError:
+    """A channel that the broker closed: 403, 404, 405 and 406 mean one queue; the rest heals by itself."""
+    text = str(error.reply_text)
+    if error.reply_code == 404 and any(word in text for word in _TRANSIENT_404):  # noqa: PLR2004
+        return ConnectionLostError(f"the queue is out of reach for now: {text}")
+    # A delivery that was not acknowledged in time is a 406 as well, and no reason to refuse the queue.
+    if error.reply_code == 406 and "inequivalent arg" not in text and "invalid arg" not in text:  # noqa: PLR2004
+        return ConnectionLostError(f"the broker closed the channel: {text}")
+    if error.reply_code in (403, 404, 405, 406):
+        return QueueRefusedError(text)
+    return ConnectionLostError(f"the broker closed the channel: {error.reply_code} {text}")
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, in the fewest words that still name the cause."""
+    if isinstance(error, socket.gaierror):
+        return f"the host name is not known ({error.strerror})"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: nothing listens there"
+    if isinstance(error, connection_workflow.AMQPConnectorStackTimeout | TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, AMQPHeartbeatTimeout):
+        return "no sign of life for two heartbeats"
+    if isinstance(error, ConnectionClosedByBroker):
+        return f"closed by the broker: {error.reply_code} {error.reply_text}"
+    if isinstance(error, StreamLostError):
+        return "the connection broke"
+    if isinstance(error, ConnectionBlockedTimeout):
+        return "the broker blocks publishers"
+    if isinstance(error, ChannelClosed | ChannelWrongStateError):
+        return "the channel is closed"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+# --- properties -----------------------------------------------------------------------------------------------------
+
+_PLAIN = (
+    "message_id",
+    "type",
+    "content_type",
+    "content_encoding",
+    "correlation_id",
+    "reply_to",
+    "app_id",
+    "priority",
+    "expiration",
+)
+
+
+def properties_from_pika(raw: Any) -> Properties:
+    """Our properties from pika's; headers stay as pika decoded them."""
+    return Properties(
+        **{name: getattr(raw, name) for name in _PLAIN},
+        timestamp=raw.timestamp if isinstance(raw.timestamp, int) else None,
+        headers=raw.headers or {},
+    )
+
+
+def properties_to_pika(ours: Properties) -> Any:
+    """pika's properties from ours, persistent."""
+    return pika.BasicProperties(
+        **{name: getattr(ours, name) for name in _PLAIN},
+        timestamp=ours.timestamp,
+        headers=dict(ours.headers) or None,
+        delivery_mode=pika.DeliveryMode.Persistent.value,
+    )
+
+
+def encoded_size(headers: Mapping[str, Any]) -> int:
+    """Bytes that a header table takes on the wire.
+
+    Raises:
+        ValueError: a value that AMQP cannot carry.
+    """
+    try:
+        return int(pika.data.encode_table([], headers))
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error

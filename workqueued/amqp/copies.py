@@ -1,0 +1,122 @@
+"""Publish a copy of a message until the broker holds it: dead letters.
+
+Runs in: workers, on a connection of their own that is opened when first needed and closed when idle.
+
+What is tried again is the publish, never the handler; meanwhile the delivery stays unacknowledged, so that the broker
+still has the message whatever happens to us.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from workqueued.amqp.connection import connect, encoded_size
+from workqueued.amqp.publisher import Publisher
+from workqueued.amqp.topology import declare_dead_queue
+from workqueued.backoff import Backoff
+from workqueued.config import Broker
+from workqueued.delivery import Message
+from workqueued.errors import UnroutableError, WorkqueuedError
+
+#: Time for one confirm before the copy is published again, seconds.
+_CONFIRM_WITHIN = 10.0
+#: Ceilings of the waits between two publishes, seconds.
+_AGAIN_FIRST, _AGAIN_MOST = 0.2, 10.0
+#: All properties and headers must fit into one frame of 131,072 bytes, or the broker closes the connection (501). The
+#: other properties are short strings: 2 KiB hold them all.
+_MOST_HEADER_BYTES = 131_072 - 2_048
+
+
+class Copies:
+    """Sends copies; one instance per worker."""
+
+    def __init__(self, broker: Broker, name: str) -> None:
+        self._broker = broker
+        self._name = name
+        self._publisher = Publisher(broker, name)
+
+    def send(
+        self,
+        message: Message,
+        *,
+        give_up: Callable[[], bool],
+        pause: Callable[[float], None],
+        complain: Callable[[WorkqueuedError], None],
+    ) -> bool:
+        """Publish until confirmed; False when `give_up()` said so before.
+
+        Args:
+            message: for a dead queue, which is declared if it is not there.
+            give_up: asked between two tries.
+            pause: waits so many seconds between two tries.
+            complain: hears each failure.
+        """
+        message = fit(message)
+        backoff = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
+        while not give_up():
+            try:
+                self._send_once(message)
+            except WorkqueuedError as error:
+                complain(error)
+                # A confirm that is late may still come: only a fresh connection makes the tickets unambiguous.
+                self._publisher.close()
+                pause(backoff.next_delay())
+            else:
+                return True
+        return False
+
+    def _send_once(self, message: Message) -> None:
+        deadline = time.monotonic() + _CONFIRM_WITHIN
+        if not self._publisher.is_open:
+            self._publisher.close()
+            self._publisher.open(deadline)
+        try:
+            self._publisher.send(message, deadline)
+        except UnroutableError:
+            self._declare(message.queue)
+            self._publisher.send(message, deadline)
+
+    def _declare(self, dead_queue: str) -> None:
+        """The dead queue was deleted under us."""
+        connection = connect(self._broker, self._name)
+        try:
+            declare_dead_queue(connection.channel(), dead_queue)
+        finally:
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    def close_if_idle(self) -> None:
+        """Close the connection when it was not used for half a heartbeat: nobody services it in between."""
+        if self._publisher.is_open and time.monotonic() - self._publisher.last_used > self._broker.heartbeat / 2:
+            self._publisher.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._publisher.close()
+
+
+def fit(message: Message) -> Message:
+    """The message with headers that AMQP can carry: what cannot be encoded, then the largest, is left out and named."""
+    headers = dict(message.properties.headers)
+    sizes = {name: size for name, value in headers.items() if (size := _size(name, value)) is not None}
+    left_out = [name for name in headers if name not in sizes]
+    total = sum(sizes.values())
+    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
+        if total <= _MOST_HEADER_BYTES:
+            break
+        if not name.startswith("x-wq-"):
+            left_out.append(name)
+            total -= sizes[name]
+    if not left_out:
+        return message
+    kept = {name: value for name, value in headers.items() if name not in left_out}
+    kept["x-wq-headers-left-out"] = ", ".join(left_out)[:500]
+    return replace(message, properties=replace(message.properties, headers=kept))
+
+
+def _size(name: str, value: object) -> int | None:
+    try:
+        return encoded_size({name: value})
+    except ValueError:
+        return None

@@ -1,0 +1,319 @@
+"""The publisher: persistent, mandatory, confirmed, with a deadline.
+
+Runs in: the commands and `Sender` (many messages in flight), workers (one dead letter at a time).
+
+pika's BlockingConnection has neither pipelined confirms nor a deadline on one, so this drives a SelectConnection, one
+turn of its loop at a time. What the broker confirmed and did not return is safe; everything else is not known to be.
+"""
+
+import contextlib
+import re
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pika
+
+from workqueued.amqp.connection import parameters, properties_to_pika, translate, translated, worst
+from workqueued.config import Broker, BrokerUrl
+from workqueued.delivery import Message
+from workqueued.errors import (
+    ConnectionLostError,
+    DataError,
+    NotConfirmedError,
+    RefusedError,
+    UnroutableError,
+    WorkqueuedError,
+)
+
+_TOO_LARGE = re.compile(r"message size (\d+) is larger than configured max size (\d+)")
+#: Largest body of RabbitMQ 3.10; a larger one is refused before it is sent.
+_MOST_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """What became of one published message: `error` is None when the broker holds it."""
+
+    ticket: int
+    error: WorkqueuedError | None
+
+
+class Publisher:
+    """Publishes on a connection of its own, opened by `open`.
+
+    A broker alarm blocks only connections that publish, and a publish error closes the channel it happened on; so a
+    worker never publishes on the connection that it consumes from.
+
+    Attributes:
+        confirms: outcomes in the order in which the broker told them; the caller takes them off.
+        last_used: CLOCK_MONOTONIC seconds of the last publish or confirm.
+    """
+
+    def __init__(self, broker: Broker, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._broker = broker
+        self._name = name
+        self._clock = clock
+        self._connection: Any = None
+        self._channel: Any = None
+        self._failure: WorkqueuedError | None = None
+        self._blocked: str | None = None
+        self._next_tag = 1
+        self._unconfirmed: OrderedDict[int, Message] = OrderedDict()
+        self._returned: set[int] = set()
+        self._url: BrokerUrl | None = None
+        self.confirms: deque[Confirm] = deque()
+        self.last_used = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a message can be published now, as far as we know."""
+        return self._channel is not None and self._failure is None
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are published and not yet confirmed."""
+        return len(self._unconfirmed)
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker blocks publishers now (an alarm), or None."""
+        return self._blocked
+
+    def open(self, deadline: float) -> None:
+        """Connect to the first address that answers, and ask for confirms.
+
+        Args:
+            deadline: on the clock, seconds.
+
+        Raises:
+            ConnectionLostError, RefusedError: no address answered, or one said no.
+        """
+        failures: list[WorkqueuedError] = []
+        for url in self._broker.url:
+            if failures and self._clock() >= deadline:
+                break
+            try:
+                self._open_one(url, deadline)
+            except WorkqueuedError as error:
+                failures.append(error)
+                self.close()
+            else:
+                return
+        raise worst(failures)
+
+    def _open_one(self, url: BrokerUrl, deadline: float) -> None:
+        self._url, self._failure, self._blocked, self._next_tag = url, None, None, 1
+        self._unconfirmed.clear()
+        self._returned.clear()
+        ready: list[bool] = []
+        with translated(url):
+            self._connection = pika.SelectConnection(
+                parameters(self._broker, url, self._name, publishes=True),
+                on_open_callback=lambda connection: connection.channel(on_open_callback=on_channel),
+                on_open_error_callback=self._on_connection_closed,
+                on_close_callback=self._on_connection_closed,
+            )
+            self._connection.add_on_connection_blocked_callback(self._on_blocked)
+            self._connection.add_on_connection_unblocked_callback(self._on_unblocked)
+            self._connection.ioloop.activate_poller()
+
+        def on_channel(channel: Any) -> None:
+            channel.add_on_close_callback(self._on_channel_closed)
+            channel.add_on_return_callback(self._on_return)
+            channel.confirm_delivery(self._on_confirm, callback=lambda _: ready.append(True))
+            self._channel = channel
+
+        limit = min(deadline, self._clock() + self._broker.connect_timeout)
+        if not self.pump_until(lambda: bool(ready), limit):
+            raise ConnectionLostError(f"no connection to the broker {url}: it did not answer in time")
+        self.last_used = self._clock()
+
+    # --- callbacks of pika, all called inside `pump` ---
+
+    def _on_connection_closed(self, _connection: Any, error: BaseException) -> None:
+        self._fail(translate(error, self._url))
+
+    def _on_channel_closed(self, _channel: Any, error: BaseException) -> None:
+        if not isinstance(error, pika.exceptions.ChannelClosedByClient | pika.exceptions.ConnectionClosedByClient):
+            self._fail(self._explain_channel_close(error))
+
+    def _explain_channel_close(self, error: BaseException) -> WorkqueuedError:
+        text = str(getattr(error, "reply_text", error))
+        too_large = _TOO_LARGE.search(text)
+        if too_large:
+            return DataError(
+                f"the message has {too_large[1]} bytes and this broker takes at most {too_large[2]} "
+                "(max_message_size in rabbitmq.conf); put the data elsewhere and send a reference to it"
+            )
+        if getattr(error, "reply_code", None) == 403:  # noqa: PLR2004 - access refused
+            return RefusedError(f"no permission to publish: {text}; the user needs write on amq.default")
+        return translate(error, self._url)
+
+    def _fail(self, error: WorkqueuedError) -> None:
+        if self._failure is None:
+            self._failure = error
+
+    def _on_blocked(self, _connection: Any, frame: Any) -> None:
+        self._blocked = str(frame.method.reason) or "alarm"
+
+    def _on_unblocked(self, _connection: Any, _frame: Any) -> None:
+        self._blocked = None
+
+    def _on_return(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
+        """The broker returns a message before it confirms it; the oldest with that id and not yet returned it is."""
+        for tag, message in self._unconfirmed.items():
+            if message.properties.message_id == properties.message_id and tag not in self._returned:
+                self._returned.add(tag)
+                return
+
+    def _on_confirm(self, frame: Any) -> None:
+        method = frame.method
+        accepted = isinstance(method, pika.spec.Basic.Ack)
+        if method.multiple:
+            tags = []
+            for tag in self._unconfirmed:
+                if tag > method.delivery_tag:
+                    break
+                tags.append(tag)
+        else:
+            tags = [method.delivery_tag]
+        for tag in tags:
+            self._settle(tag, accepted=accepted)
+
+    def _settle(self, tag: int, *, accepted: bool) -> None:
+        message = self._unconfirmed.pop(tag, None)
+        if message is None:
+            return
+        error: WorkqueuedError | None = None
+        if tag in self._returned:
+            self._returned.discard(tag)
+            error = UnroutableError(f"there is no queue {message.queue!r} on {self._url}")
+        elif not accepted:
+            error = NotConfirmedError(
+                f"the broker did not take the message for queue {message.queue!r}: it is full (overflow: "
+                "reject-publish) or has no leader"
+            )
+        self.last_used = self._clock()
+        self.confirms.append(Confirm(tag, error))
+
+    # --- what a caller does ---
+
+    def publish(self, message: Message) -> int:
+        """Put one message on its way; returns the ticket that its Confirm will carry.
+
+        Raises:
+            ConnectionLostError: not open (any more).
+            DataError: AMQP cannot carry it: too large, or a property of a wrong type.
+        """
+        self.check()
+        if len(message.body) > _MOST_BYTES:
+            raise DataError(f"the message has {len(message.body)} bytes; no broker takes more than {_MOST_BYTES}")
+        try:
+            self._channel.basic_publish("", message.queue, message.body, properties_to_pika(message.properties), True)  # noqa: FBT003
+        except pika.exceptions.AMQPConnectionError as error:
+            raise translate(error, self._url) from error
+        except Exception as error:
+            # pika encodes before it sends: the channel stays usable and no tag was used up.
+            self.check()
+            raise DataError(f"AMQP cannot carry this message: {type(error).__name__}: {error}") from error
+        tag = self._next_tag
+        self._next_tag += 1
+        self._unconfirmed[tag] = message
+        self.last_used = self._clock()
+        return tag
+
+    def check(self) -> None:
+        """Raise what ended the connection or the channel, if something did."""
+        if self._failure is not None:
+            raise self._failure
+        if self._channel is None:
+            raise ConnectionLostError("the publisher is not open")
+
+    def pump(self) -> None:
+        """One turn of the loop: waits for the socket, at most 5 s (pika's own limit) or until `wake`.
+
+        Raises:
+            WorkqueuedError: what ended the connection or the channel.
+        """
+        if self._failure is not None:
+            raise self._failure
+        with translated(self._url):
+            self._connection.ioloop.poll()
+            self._connection.ioloop.process_timeouts()
+        if self._failure is not None:
+            raise self._failure
+
+    def pump_until(self, done: Callable[[], bool], deadline: float) -> bool:
+        """Turn the loop until `done()`; False when the deadline came first. Errors as for `pump`."""
+        if done():
+            return True
+        timer = self._connection.ioloop.call_later(max(0.0, deadline - self._clock()), _nothing)
+        try:
+            while not done():
+                if self._clock() >= deadline:
+                    return False
+                self.pump()
+            return True
+        finally:
+            self._connection.ioloop.remove_timeout(timer)
+
+    def wake(self) -> None:
+        """End a wait in `pump`; another thread may call it."""
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.ioloop.add_callback_threadsafe(_nothing)
+
+    def send(self, message: Message, deadline: float) -> None:
+        """Publish one message and wait until it is safe.
+
+        Raises:
+            NotConfirmedError: the broker did not confirm by the deadline, or refused; it may still hold the message.
+            UnroutableError: there is no such queue.
+            DataError, ConnectionLostError, RefusedError: as they say.
+        """
+        ticket = self.publish(message)
+        found: list[Confirm] = []
+
+        def confirmed() -> bool:
+            while self.confirms:
+                confirm = self.confirms.popleft()
+                if confirm.ticket == ticket:
+                    found.append(confirm)
+            return bool(found)
+
+        if not self.pump_until(confirmed, deadline):
+            raise self.late()
+        if found[0].error is not None:
+            raise found[0].error
+
+    def late(self) -> NotConfirmedError:
+        """The error for a deadline that passed: with the broker's reason, if it blocks us."""
+        if self._blocked:
+            return NotConfirmedError(
+                f"the broker {self._url} blocks publishers ({self._blocked}): memory or disk alarm; not confirmed in time"
+            )
+        return NotConfirmedError(f"the broker {self._url} did not confirm in time")
+
+    def close(self) -> None:
+        """Close the connection without waiting long; what is not confirmed by now stays unknown. Never raises."""
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is None:
+            return
+        with contextlib.suppress(Exception):
+            if connection.is_open:
+                connection.close()
+                limit = self._clock() + 1.0
+                timer = connection.ioloop.call_later(1.0, _nothing)
+                while not connection.is_closed and self._clock() < limit:
+                    connection.ioloop.poll()
+                    connection.ioloop.process_timeouts()
+                connection.ioloop.remove_timeout(timer)
+            connection.ioloop.close()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,134 @@
+"""`workqueued`: the daemon, and the checks an operator makes before starting it.
+
+The composition root: here the master is handed what its children do.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from workqueued import __version__
+from workqueued.config import SYSTEM_FILE, Config, as_plain, read_config
+from workqueued.errors import ConfigError, WorkqueuedError
+from workqueued.logs import configure, log
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _parse(argv)
+    try:
+        config = read_config(options.config)
+    except ConfigError as error:
+        print(f"workqueued: {error}", file=sys.stderr)
+        return error.exit_code
+    if options.print_config:
+        return _print_config(config)
+    if options.check:
+        return _check(config)
+    configure(config.log.level, config.log.format)
+    try:
+        return _serve(config)
+    except WorkqueuedError as error:
+        log.error("master.refused", error=str(error), exit_code=error.exit_code)
+        return error.exit_code
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="workqueued",
+        description="A pool of RabbitMQ workers: consume, handle, settle; supervised and observed.",
+        epilog="Signals: TERM, INT drain and stop; QUIT hand back and stop; HUP reload; USR1 report the state. "
+        "Exit codes: 0 stopped when asked, 75 another master has the run directory, 78 bad configuration.",
+    )
+    parser.add_argument(
+        "--config", type=Path, default=SYSTEM_FILE, metavar="FILE", help="the YAML file (default: %(default)s)"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="check the file and import its handlers, then exit: 0 or 78")
+    what.add_argument(
+        "--print-config", action="store_true", help="print the configuration with all defaults, without passwords"
+    )
+    parser.add_argument("--version", action="version", version=f"workqueued {__version__}")
+    return parser.parse_args(argv)
+
+
+def _print_config(config: Config) -> int:
+    import yaml
+
+    print(yaml.safe_dump(as_plain(config), sort_keys=False), end="")
+    return os.EX_OK
+
+
+# --- the daemon ------------------------------------------------------------------------------------------------------
+
+
+def _serve(config: Config) -> int:
+    # Imported before the fork, so that the children share the pages. `encodings.idna` would otherwise be imported by
+    # the first name resolution in every child.
+    import encodings.idna  # noqa: F401
+
+    from workqueued import monitor, worker
+    from workqueued.master import Berth, Entries, Master
+
+    def live_as_worker(berth: Berth) -> int:
+        return worker.run(
+            worker.Place(
+                berth.config, berth.queue, berth.slot, berth.generation, berth.row, berth.lifeline, berth.hold
+            )
+        )
+
+    def live_as_monitor(berth: Berth) -> int:
+        return monitor.run(
+            monitor.Post(berth.config, berth.generation, berth.row, berth.queue_rows, berth.board, berth.lifeline)
+        )
+
+    return Master(config, Entries(live_as_worker, live_as_monitor, read_config)).run()
+
+
+# --- --check ---------------------------------------------------------------------------------------------------------
+
+
+def _check(config: Config) -> int:
+    """Say what would run, having imported each handler in a child of its own."""
+    code = os.EX_OK
+    print(f"{config.file}: well formed")
+    print(f"broker         {', '.join(map(str, config.broker.url))}")
+    print(f"run directory  {config.run_directory}")
+    for name, queue in config.queues.items():
+        workers = "paused" if queue.paused else f"{queue.workers} worker{'s' if queue.workers > 1 else ''}"
+        declared = "" if queue.declare == "plain" else ", taken as it is"
+        print(f"queue          {name}: {workers}, {queue.type}{declared}, handler {queue.handler}")
+        sys.stdout.flush()
+        if not _handler_resolves(queue.handler, config.pythonpath):
+            code = os.EX_CONFIG
+    print("ok" if code == os.EX_OK else "not ok: see the messages above")
+    return code
+
+
+def _handler_resolves(spec: str, pythonpath: Sequence[Path]) -> bool:
+    """Import a handler in a child: user code may print, hang on to things, or crash."""
+    pid = os.fork()
+    if pid == 0:
+        code = os.EX_CONFIG
+        try:
+            from workqueued.handlers import resolve
+
+            resolve(spec, pythonpath)
+            code = os.EX_OK
+        except ConfigError as error:
+            print(f"workqueued: {error}", file=sys.stderr)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        number = signal.Signals(os.WTERMSIG(status))
+        print(f"workqueued: handler {spec}: importing it ended the process with {number.name}", file=sys.stderr)
+    return status == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""The log: one JSON object a line on stdout, or words on a terminal. The catalogue is docs/events.md.
+
+Runs in: every process of the daemon.
+
+Logging must never raise and never hold up a task. A line is one write(2) of at most PIPE_BUF bytes, since longer ones
+from several processes interleave in a pipe. When the reader is slow we wait for it a moment, then drop lines and count
+them; supervisord closes the pipe when the master dies, and a worker must finish its task all the same.
+"""
+
+import io
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+#: pipe(7): writes of up to this many bytes are atomic.
+_PIPE_BUF = select.PIPE_BUF
+#: How long a line waits for a slow reader, ms; after one such wait, lines are dropped until it reads again.
+_PATIENCE_MS = 200
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_LONGEST_VALUE = 2600
+
+log: Any = structlog.get_logger()
+
+
+class LineWriter:
+    """Writes whole lines to a descriptor, or drops them; never raises."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._choked = False
+        self.dropped = 0
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        if self.dropped and self._room(0):
+            dropped, self.dropped = self.dropped, 0
+            notice = {"event": "log.dropped", "level": "warning", "time": _now(), "pid": os.getpid(), "lines": dropped}
+            self._write(json.dumps(notice))
+        if self.dropped or not self._room(0 if self._choked else _PATIENCE_MS):
+            self._choked = True
+            self.dropped += 1
+            return
+        self._choked = False
+        self._write(line)
+
+    log = debug = info = warn = warning = error = critical = fatal = failure = msg
+
+    def _room(self, milliseconds: int) -> bool:
+        """Whether a write of up to PIPE_BUF bytes would go through at once."""
+        try:
+            events = self._poll.poll(milliseconds)
+        except OSError:
+            return False
+        return bool(events) and bool(events[0][1] & select.POLLOUT)
+
+    def _write(self, line: str) -> None:
+        data = line.encode("utf-8", "backslashreplace")
+        # A console line may be longer (a traceback): it is for eyes, not for machines.
+        try:
+            os.write(self._descriptor, data + b"\n")
+        except OSError:  # reader gone, disk full
+            self._choked = True
+            self.dropped += 1
+
+
+def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Set up the log of this process.
+
+    Args:
+        level: debug, info, warning or error.
+        form: json, console, or auto (console when the stream is a terminal).
+        stream: where to write; stdout if None.
+    """
+    stream = stream or sys.stdout
+    console = form == "console" or (form == "auto" and stream.isatty())
+    render: Callable[..., str] = _console(stream.isatty()) if console else _render_json
+    writer = LineWriter(stream.fileno())
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, _stamp, render],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=lambda *_: writer,
+        cache_logger_on_first_use=False,
+    )
+
+
+def bind(**facts: Any) -> None:
+    """Facts that every later line of this process carries."""
+    structlog.contextvars.bind_contextvars(**facts)
+
+
+def identify(role: str, **facts: Any) -> None:
+    """Say once who this process is: role, pid, host, and what else is given."""
+    structlog.contextvars.clear_contextvars()
+    bind(role=role, pid=os.getpid(), host=socket.gethostname(), **facts)
+
+
+def _now() -> str:
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1_000_000:03d}Z"
+
+
+def _stamp(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Time, level and event first: a person reads them first, too."""
+    return {"time": _now(), "level": method, "event": event.pop("event"), **event}
+
+
+def _render_json(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
+    line = json.dumps(event, default=repr, ensure_ascii=True)
+    if len(line) < _PIPE_BUF:
+        return line
+    return json.dumps(_shortened(event), default=repr, ensure_ascii=True)
+
+
+def _shortened(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The event with its longest texts cut until it fits into PIPE_BUF."""
+    values = {key: value if isinstance(value, int | float | None) else str(value) for key, value in event.items()}
+    limit = _LONGEST_VALUE
+    while limit > 16:  # noqa: PLR2004 - below that nothing readable remains
+        short = {k: v[:limit] + "…" if isinstance(v, str) and len(v) > limit else v for k, v in values.items()}
+        short["shortened"] = True
+        if len(json.dumps(short)) < _PIPE_BUF:
+            return short
+        limit //= 2
+    return {key: values[key] for key in ("time", "level", "event") if key in values} | {"shortened": True}
+
+
+def _console(colors: bool) -> Callable[..., str]:  # noqa: FBT001 - one call, named there
+    """Words for a terminal: time, level, event, the facts; who it is in short."""
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors and "NO_COLOR" not in os.environ, timestamp_key="time", sort_keys=False, pad_event_to=22
+    )
+
+    def render(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        shown = {key: value for key, value in event.items() if key not in ("host", "generation", "role")}
+        shown["time"] = str(shown["time"])[11:23]
+        trace = shown.pop("traceback", None)
+        line = str(renderer(logger, method, shown))
+        return f"{line}\n{trace}" if trace else line
+
+    return render
+
+
+class LineLogger(io.TextIOBase):
+    """Stands in for sys.stdout and sys.stderr of a worker: what a handler prints becomes a log event a line."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._pending = ""
+
+    def write(self, text: str) -> int:
+        """Take text; whole lines are logged."""
+        self._pending += text
+        while "\n" in self._pending or len(self._pending) > _LONGEST_VALUE:
+            line = self._pending[:_LONGEST_VALUE].partition("\n")[0]
+            self._pending = self._pending[len(line) :].removeprefix("\n")
+            if line.strip():
+                log.info("handler.printed", stream=self._name, line=line)
+        return len(text)
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """UTF-8, as the log."""
+        return "utf-8"
+
+
+class Reminder:
+    """Says the same complaint once, and again after a while; knows how long the trouble has lasted."""
+
+    #: Seconds between two mentions of one reason.
+    again_after = 60.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._reason: str | None = None
+        self._since: float | None = None
+        self._said_at = 0.0
+
+    def due(self, reason: str) -> bool:
+        """Whether to say it now."""
+        now = self._clock()
+        if self._since is None:
+            self._since = now
+        if reason == self._reason and now - self._said_at < self.again_after:
+            return False
+        self._reason, self._said_at = reason, now
+        return True
+
+    def end(self) -> float | None:
+        """The trouble is over; returns how many seconds it lasted, None without one."""
+        since, self._since, self._reason = self._since, None, None
+        return None if since is None else round(self._clock() - since, 3)

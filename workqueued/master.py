@@ -1,0 +1,354 @@
+"""The master: forks, reaps, signals, keeps deadlines. Nothing else.
+
+Runs in: master, on one thread.
+
+It never opens a socket to the broker, never runs user code and never starts a thread, so a fork is always safe and
+nothing that a message does can hurt it. Signals are blocked and taken one at a time; the loop is
+
+    for action in pool.plan(now): do it;  then wait until the next deadline or signal.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workqueued import signals
+from workqueued.child import Death, Lifeline, die_with_parent, reap, spawn
+from workqueued.config import Config, as_plain
+from workqueued.errors import ConfigError, TemporaryError
+from workqueued.logs import configure, identify, log
+from workqueued.pool import (
+    MONITOR,
+    Action,
+    Drain,
+    Ending,
+    HandBack,
+    Kill,
+    Pool,
+    Release,
+    Spawn,
+)
+from workqueued.scoreboard import Cell, Head, Kind, QueueCell, Row, Scoreboard, State
+
+#: Files in the run directory.
+LOCK_FILE, PID_FILE = "lock", "pid"
+
+
+@dataclass(frozen=True, slots=True)
+class Berth:
+    """Everything a child is given at the fork."""
+
+    config: Config
+    generation: int
+    slot: str
+    queue: str
+    row: Row
+    lifeline: int
+    hold: bool
+    board: Scoreboard
+    queue_rows: Mapping[str, Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What the master needs done and must not know how: the composition root passes these in.
+
+    Attributes:
+        worker, monitor: the children's lives; each returns an exit code.
+        read_config: reads the configuration again; raises ConfigError.
+    """
+
+    worker: Callable[[Berth], int]
+    monitor: Callable[[Berth], int]
+    read_config: Callable[[Path], Config]
+
+
+class Master:
+    """See the module's text."""
+
+    def __init__(self, config: Config, entries: Entries) -> None:
+        self._config = config
+        self._entries = entries
+        self._pool = Pool(config)
+        self._rows: dict[int, Row] = {}
+        self._queue_rows: dict[str, Row] = {}
+        self._exit_code = os.EX_OK
+
+    def run(self) -> int:
+        """Run until told to stop; returns the exit code.
+
+        Raises:
+            TemporaryError: another master has this run directory.
+            ConfigError: the run directory cannot be made.
+        """
+        signals.block()
+        if "SUPERVISOR_ENABLED" in os.environ:
+            # A supervisord that is killed leaves us behind, and its successor starts a second master.
+            die_with_parent(os.getppid())
+        identify("master")
+        with claim(self._config.run_directory):
+            self._board = Scoreboard.create(self._config.run_directory)
+            self._lifeline = Lifeline.create()
+            self._lay_out_queue_rows()
+            log.info("master.started", config=str(self._config.file), queues=len(self._config.queues))
+            try:
+                self._loop()
+            finally:
+                log.info("master.stopped", exit_code=self._exit_code)
+        return self._exit_code
+
+    def _loop(self) -> None:
+        while True:
+            self._look()
+            for action in self._pool.plan(time.monotonic()):
+                self._do(action)
+            if self._pool.finished:
+                return
+            now = time.monotonic()
+            deadline = self._pool.next_deadline(now)
+            number = signals.wait(None if deadline is None else deadline - now)
+            if number is not None:
+                self._hear(number)
+
+    # --- hearing ----------------------------------------------------------------------------------------------------
+
+    def _hear(self, number: signal.Signals) -> None:
+        if number == signal.SIGCHLD:
+            self._bury(reap())
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            self._stop(number, hand_back=False)
+        elif number == signal.SIGQUIT:
+            self._stop(number, hand_back=True)
+        elif number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGUSR1:
+            self._report()
+        # SIGUSR2: a child has news; `_look` reads them all.
+
+    def _look(self) -> None:
+        """Read the children's rows."""
+        for child in list(self._pool.children()):
+            words = self._rows[child.pid].words
+            busy = words[Cell.STATE] == State.BUSY
+            self._pool.observed(
+                child.pid, ready=bool(words[Cell.PROVEN]), tick=words[Cell.TICK] / 1e9, busy=busy
+            )
+
+    def _bury(self, deaths: Iterable[Death]) -> None:
+        for death in deaths:
+            row = self._rows.pop(death.pid, None)
+            if row is None:
+                continue  # not one of ours: a grandchild that was handed to us
+            self._bury_one(death, row)
+
+    def _bury_one(self, death: Death, row: Row) -> None:
+        now = time.monotonic()
+        child = self._pool.find(death.pid)
+        words = row.words
+        # What was learned in the last moments counts: a canary may be ready and die before we looked.
+        self._pool.observed(death.pid, ready=bool(words[Cell.PROVEN]), tick=words[Cell.TICK] / 1e9, busy=False)
+        settled = words[Cell.DONE] + words[Cell.DEAD]
+        ending = self._pool.exited(death.pid, death.code, settled, now)
+        if child is not None:
+            facts = {"slot": child.slot, "pid_died": death.pid, "lived_s": round(now - child.spawned_at, 1)}
+            self._tell_ending(ending, death, row, facts)
+            if ending is Ending.MISCONFIGURED and child.generation > 1:
+                log.error(
+                    "reload.failed",
+                    queue=child.queue,
+                    generation=child.generation,
+                    hint="the old workers go on; one that crashes will load the new code",
+                )
+        row.clear()
+        if self._pool.verdict is not None and self._pool.stopping_since is None:
+            self._exit_code = self._pool.verdict
+            log.error("master.giving_up", exit_code=self._exit_code, reason="no queue can be served, see above")
+            self._pool.stop(now)
+
+    def _tell_ending(self, ending: Ending, death: Death, row: Row, facts: dict[str, object]) -> None:
+        if ending is Ending.STOPPED:
+            log.debug("child.reaped", **facts)
+            return
+        if ending is not Ending.DIED:
+            return  # the child has told why
+        if row.words[Cell.TASK_STARTED]:
+            facts["message_id"] = row.message_id or None
+            facts["running_s"] = round((time.monotonic_ns() - row.words[Cell.TASK_STARTED]) / 1e9, 1)
+        if death.signal is not None:
+            facts |= {"cause": "killed", "signal": death.signal.name}
+            if death.signal is signal.SIGKILL:
+                facts["likely"] = "kill -9, or out of memory"
+        else:
+            facts |= {"cause": "exited", "code": death.code}
+        log.error("worker.died" if facts["slot"] != MONITOR else "monitor.died", **facts)
+
+    def _stop(self, number: signal.Signals, *, hand_back: bool) -> None:
+        if self._pool.stopping_since is None:
+            self._board[Head.DRAINING] = 1
+            log.info("master.draining", signal=number.name, timeout_s=0 if hand_back else self._config.drain_timeout)
+        self._pool.stop(time.monotonic(), hand_back=hand_back)
+
+    def _reload(self) -> None:
+        if self._pool.stopping_since is not None:
+            log.warning("reload.ignored", reason="the master is draining")
+            return
+        try:
+            config = self._entries.read_config(self._config.file)
+            check_unchangeable(self._config, config)
+        except ConfigError as error:
+            log.error("reload.rejected", error=str(error), hint="the old configuration goes on")
+            return
+        old, self._config = self._config, config
+        configure(config.log.level, config.log.format)
+        self._warn_of_removed(old, config)
+        self._pool.reload(config)
+        self._board[Head.GENERATION] = self._pool.generation
+        self._lay_out_queue_rows()
+        log.info("reload.started", generation=self._pool.generation, changed=differences(old, config))
+
+    def _warn_of_removed(self, old: Config, new: Config) -> None:
+        for queue in sorted(set(old.queues) - set(new.queues)):
+            words = self._queue_rows[queue].words
+            sampled = words[QueueCell.SAMPLED]
+            log.warning(
+                "queue.removed",
+                queue=queue,
+                ready=words[QueueCell.READY] - 1 if words[QueueCell.READY] else None,
+                age_s=round((time.monotonic_ns() - sampled) / 1e9, 1) if sampled else None,
+                hint="its workers drain; what is left stays in the queue on the broker",
+            )
+
+    def _report(self) -> None:
+        """SIGUSR1: the state of everything, a line per child."""
+        now = time.monotonic()
+        log.info(
+            "master.reported",
+            generation=self._pool.generation,
+            children=sum(1 for _ in self._pool.children()),
+            refused=self._pool.refused(now),
+            draining=self._pool.stopping_since is not None,
+        )
+        for child in self._pool.children():
+            row = self._rows[child.pid]
+            words = row.words
+            facts: dict[str, object] = {"child": child.slot, "child_pid": child.pid, "state": row.state.word}
+            if words[Cell.TASK_STARTED]:
+                facts["message_id"] = row.message_id
+                facts["busy_s"] = round(now - words[Cell.TASK_STARTED] / 1e9, 1)
+            facts |= {"done": words[Cell.DONE], "dead": words[Cell.DEAD], "uptime_s": round(now - child.spawned_at, 1)}
+            log.info("child.reported", child_generation=child.generation, **facts)
+
+    # --- doing ------------------------------------------------------------------------------------------------------
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Spawn():
+                self._spawn(action)
+            case Drain(pid):
+                signals.send(pid, signal.SIGTERM)
+            case HandBack(pid):
+                log.warning("child.hurried", pid_hurried=pid, reason="the drain timeout is over, or SIGQUIT")
+                signals.send(pid, signal.SIGQUIT)
+            case Kill(pid, reason):
+                log.error("child.killed", pid_killed=pid, reason=reason)
+                signals.send(pid, signal.SIGKILL)
+            case Release(pid):
+                signals.send(pid, signal.SIGUSR1)
+
+    def _spawn(self, action: Spawn) -> None:
+        is_monitor = action.slot == MONITOR
+        row = self._board.claim(Kind.MONITOR if is_monitor else Kind.WORKER, action.slot)
+        generation = self._pool.generation
+        row.words[Cell.GENERATION] = generation
+        row.words[Cell.STARTED] = row.words[Cell.TICK] = time.monotonic_ns()
+        queue = self._pool.slots[action.slot].queue
+        berth = Berth(
+            self._config, generation, action.slot, queue, row, self._lifeline.reader, action.hold, self._board,
+            dict(self._queue_rows),
+        )
+        live = self._entries.monitor if is_monitor else self._entries.worker
+        title = f"workqueued: {'monitor' if is_monitor else 'worker ' + action.slot}"
+        try:
+            pid = spawn(lambda: live(berth), self._lifeline, title)
+        except OSError as error:
+            row.clear()
+            self._pool.spawn_failed(action.slot, time.monotonic())
+            log.error("child.unborn", child=action.slot, error=error.strerror)
+            return
+        row.words[Cell.PID] = pid
+        self._rows[pid] = row
+        self._pool.spawned(action.slot, pid, time.monotonic(), hold=action.hold)
+        log.debug("child.spawned", child=action.slot, child_pid=pid, child_generation=generation)
+
+    def _lay_out_queue_rows(self) -> None:
+        for queue in self._config.queues:
+            if queue not in self._queue_rows:
+                self._queue_rows[queue] = self._board.claim(Kind.QUEUE, queue)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The keys that a reload changed, as paths; for the log."""
+
+    def flatten(value: object, path: str) -> dict[str, object]:
+        if isinstance(value, dict):
+            return {k: v for name, item in value.items() for k, v in flatten(item, f"{path}.{name}").items()}
+        return {path.removeprefix("."): value}
+
+    before, after = flatten(as_plain(old), ""), flatten(as_plain(new), "")
+    return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+
+
+def check_unchangeable(old: Config, new: Config) -> None:
+    """What a reload cannot change.
+
+    Raises:
+        ConfigError: the run directory moved; lock and scoreboard lie in the old one.
+    """
+    if old.run_directory != new.run_directory:
+        raise ConfigError(
+            f"{new.file}: run_directory: found {new.run_directory}, and the running master has {old.run_directory}; "
+            "a reload cannot move it, restart instead"
+        )
+
+
+@contextlib.contextmanager
+def claim(directory: Path) -> Iterator[None]:
+    """Hold the run directory for this master.
+
+    The lock is fcntl's, which a fork does not inherit: with flock a surviving child would hold it on.
+
+    Raises:
+        TemporaryError: another master holds it.
+        ConfigError: the directory cannot be made or written.
+    """
+    try:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = (directory / LOCK_FILE).open("a+b")
+    except OSError as error:
+        raise ConfigError(
+            f"run_directory: cannot use {directory}: {error.strerror}; make it writable for this user, "
+            "or name another in the configuration"
+        ) from error
+    with lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read(32).decode(errors="replace").strip() or "unknown"
+            raise TemporaryError(
+                f"another workqueued (pid {holder}) has the run directory {directory}; stop it, or give this one "
+                "another run_directory"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n".encode())
+        lock.flush()
+        (directory / PID_FILE).write_text(f"{os.getpid()}\n")
+        try:
+            yield
+        finally:
+            (directory / PID_FILE).unlink(missing_ok=True)

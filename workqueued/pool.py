@@ -1,0 +1,409 @@
+"""The pool: the master's table of slots, and its plan.
+
+Runs in: master. Pure: children, configuration and clock go in, actions come out; nobody is forked or killed here.
+
+A slot (`task_queue/0`, `monitor`) is a numbered place. It holds at most two children: the one that serves, and during a
+reload its successor, which imports its handler and connects, then waits until the old one has drained. The first child
+of a queue in each generation is its canary: until it has reported ready, no other is started, so that a broken handler
+or a refused queue is met once and told once.
+"""
+
+import enum
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from workqueued.backoff import Backoff
+from workqueued.config import Config
+
+#: The monitor's slot, and where a queue's name would stand: a queue cannot have the empty name.
+MONITOR = "monitor"
+NO_QUEUE = ""
+#: A child that lived this long, or settled a delivery, was healthy: its death is replaced at once.
+_HEALTHY_AFTER = 5.0
+#: Ceilings of the delays before an unhealthy slot is filled again, seconds. The first death is replaced at once.
+_CRASH_FIRST, _CRASH_MOST = 0.5, 60.0
+#: How long a queue that the broker refused is left alone, seconds.
+REFUSED_FOR = 60.0
+#: A child that shows no sign of life outside of a task for this long is killed, seconds; at least three times the time
+#: after which a silent broker is noticed.
+_STALE_AFTER = 120.0
+#: The same for a child that is still importing its handler.
+_STALE_STARTING = 600.0
+#: From SIGTERM or SIGQUIT to SIGKILL where no drain timeout applies, seconds.
+_KILL_AFTER = 5.0
+
+
+class Ending(enum.Enum):
+    """What the end of a child means."""
+
+    #: It was told to stop, and did.
+    STOPPED = "stopped"
+    #: It died: by a signal, by a bug, or although nobody told it to stop.
+    DIED = "died"
+    #: The broker refuses its queue.
+    REFUSED = "refused"
+    #: Its handler cannot be used.
+    MISCONFIGURED = "misconfigured"
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork a child for a slot; `hold`: it waits for Release before it takes messages."""
+
+    slot: str
+    hold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """SIGTERM: finish the task in hand, then exit."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """SIGQUIT: give the message in hand back and exit."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL."""
+
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """SIGUSR1: take messages now."""
+
+    pid: int
+
+
+Action = Spawn | Drain | HandBack | Kill | Release
+
+
+@dataclass(slots=True)
+class Child:
+    """What the master knows of one child. Times are monotonic seconds."""
+
+    pid: int
+    slot: str
+    queue: str
+    generation: int
+    spawned_at: float
+    held: bool
+    ready: bool = False
+    tick: float = 0.0
+    busy: bool = False
+    drain_at: float | None = None
+    hand_back_at: float | None = None
+    killed: bool = False
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place: who serves it, who is to succeed, and since when it may be filled again."""
+
+    name: str
+    queue: str
+    backoff: Backoff
+    current: Child | None = None
+    successor: Child | None = None
+    retry_at: float = 0.0
+    unhealthy: int = 0
+
+    def children(self) -> Iterator[Child]:
+        """The living."""
+        if self.current is not None:
+            yield self.current
+        if self.successor is not None:
+            yield self.successor
+
+
+@dataclass(slots=True)
+class QueueFate:
+    """What is known of a queue as a whole."""
+
+    #: The newest generation that had a child ready.
+    proven: int = 0
+    #: The generation whose canary failed; the old one goes on.
+    failed: int = 0
+    refused_until: float = 0.0
+
+
+@dataclass(slots=True)
+class Pool:
+    """The table. `generation` counts configurations from 1."""
+
+    config: Config
+    chance: Callable[[], float] = random.random
+    generation: int = 1
+    slots: dict[str, Slot] = field(default_factory=dict)
+    fates: dict[str, QueueFate] = field(default_factory=dict)
+    stopping_since: float | None = None
+    hand_back: bool = False
+    #: Set when the daemon must end because of its configuration: the exit code.
+    verdict: int | None = None
+    _wanted: Mapping[str, str] = field(default_factory=dict, init=False)
+    #: Queues that have a Spawn in the plan being made.
+    _planned: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self._lay_out()
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def reload(self, config: Config) -> None:
+        """A new configuration: everything is replaced in a rolling way."""
+        self.config = config
+        self.generation += 1
+        self._lay_out()
+        for fate in self.fates.values():
+            fate.refused_until = 0.0
+        for slot in self.slots.values():
+            slot.retry_at = 0.0
+
+    def stop(self, now: float, *, hand_back: bool = False) -> None:
+        """Drain everything; with `hand_back` at once, without waiting for tasks."""
+        if self.stopping_since is None:
+            self.stopping_since = now
+        self.hand_back = self.hand_back or hand_back
+
+    def spawned(self, slot_name: str, pid: int, now: float, *, hold: bool) -> None:
+        """A Spawn was carried out."""
+        slot = self.slots[slot_name]
+        child = Child(pid, slot_name, slot.queue, self.generation, now, hold, tick=now)
+        if slot.current is None:
+            slot.current = child
+        else:
+            slot.successor = child
+
+    def spawn_failed(self, slot_name: str, now: float) -> None:
+        """The kernel has no process for us: try again later."""
+        slot = self.slots[slot_name]
+        slot.retry_at = now + max(1.0, slot.backoff.next_delay())
+
+    def observed(self, pid: int, *, ready: bool, tick: float, busy: bool) -> bool:
+        """What a child's scoreboard row says; returns whether it has just become ready."""
+        child = self.find(pid)
+        if child is None:
+            return False
+        child.tick = max(child.tick, tick)
+        child.busy = busy
+        if not ready or child.ready:
+            return False
+        child.ready = True
+        fate = self.fates[child.queue]
+        fate.proven = max(fate.proven, child.generation)
+        return True
+
+    def exited(self, pid: int, code: int | None, settled: int, now: float) -> Ending:
+        """A child was reaped.
+
+        Args:
+            pid: whose.
+            code: the exit code; None when a signal ended it.
+            settled: how many deliveries it settled.
+            now: monotonic seconds.
+        """
+        slot, child = self._slot_of(pid)
+        if slot.current is child:
+            slot.current, slot.successor = slot.successor, None
+        else:
+            slot.successor = None
+        ending = self._judge(child, code)
+        fate = self.fates[child.queue]
+        if ending is Ending.REFUSED:
+            fate.refused_until = now + REFUSED_FOR
+            if not any(f.proven for q, f in self.fates.items() if q != NO_QUEUE) and self._all_refused(now):
+                self.verdict = 78
+        elif ending is Ending.MISCONFIGURED:
+            if not fate.proven and self.generation == 1:
+                self.verdict = 78
+            elif fate.proven < child.generation:
+                fate.failed = child.generation
+        if ending in (Ending.DIED, Ending.MISCONFIGURED):
+            self._back_off(slot, child, settled, now)
+        elif ending is Ending.STOPPED:
+            slot.backoff.reset()
+            slot.unhealthy = 0
+        self._forget_empty()
+        return ending
+
+    def _judge(self, child: Child, code: int | None) -> Ending:
+        if code == 77:  # noqa: PLR2004 - EX_NOPERM
+            return Ending.REFUSED
+        if code == 78:  # noqa: PLR2004 - EX_CONFIG
+            return Ending.MISCONFIGURED
+        if child.drain_at is not None and (code == 0 or child.killed):
+            return Ending.STOPPED
+        return Ending.DIED
+
+    def _back_off(self, slot: Slot, child: Child, settled: int, now: float) -> None:
+        if settled or now - child.spawned_at >= _HEALTHY_AFTER:
+            slot.backoff.reset()
+            slot.unhealthy = 0
+            slot.retry_at = now
+            return
+        slot.unhealthy += 1
+        slot.retry_at = now if slot.unhealthy == 1 else now + slot.backoff.next_delay()
+
+    # --- what to do -------------------------------------------------------------------------------------------------
+
+    def plan(self, now: float) -> list[Action]:
+        """What is to be done now. Signals are planned once; a Spawn until `spawned` tells that it was done."""
+        if self.stopping_since is not None:
+            return [action for child in self.children() for action in self._plan_stop(child, now)]
+        actions: list[Action] = []
+        self._planned.clear()
+        for slot in self.slots.values():
+            actions += self._plan_slot(slot, now)
+        for child in self.children():
+            actions += self._plan_overdue(child, now)
+        return actions
+
+    def _plan_slot(self, slot: Slot, now: float) -> list[Action]:
+        if slot.name not in self._wanted:
+            return [self._drain(child, now) for child in slot.children() if child.drain_at is None]
+        current, successor = slot.current, slot.successor
+        if current is None:
+            return [Spawn(slot.name, hold=False)] if self._may_spawn(slot, now) else []
+        if current.held and current.ready and current.drain_at is None:
+            current.held = False  # its predecessor is gone
+            return [Release(current.pid)]
+        if current.generation == self.generation:
+            return []
+        if successor is None:
+            if slot.queue == NO_QUEUE:
+                return [self._drain(current, now)] if current.drain_at is None else []
+            return [Spawn(slot.name, hold=True)] if self._may_spawn(slot, now) else []
+        if successor.generation != self.generation:
+            return [self._drain(successor, now)] if successor.drain_at is None else []
+        if successor.ready and current.drain_at is None:
+            return [self._drain(current, now)]
+        return []
+
+    def _may_spawn(self, slot: Slot, now: float) -> bool:
+        fate = self.fates[slot.queue]
+        if now < max(slot.retry_at, fate.refused_until):
+            return False
+        warming = slot.queue in self._planned or any(
+            not child.ready for s in self.slots.values() if s.queue == slot.queue for child in s.children()
+        )
+        if slot.current is not None:  # a successor: one at a time, and none after the canary failed
+            may = not warming and fate.failed != self.generation
+        else:  # an empty slot loads whatever code is there; the first child of a generation goes alone
+            may = fate.proven == self.generation or not warming
+        if may:
+            self._planned.add(slot.queue)
+        return may
+
+    def _plan_stop(self, child: Child, now: float) -> list[Action]:
+        since = self.stopping_since or now
+        actions: list[Action] = []
+        if child.drain_at is None:
+            actions.append(self._drain(child, now))
+        overdue = self.hand_back or now >= since + self.config.drain_timeout
+        if overdue and child.hand_back_at is None:
+            child.hand_back_at = now
+            actions.append(HandBack(child.pid))
+        return actions + self._plan_overdue(child, now)
+
+    def _plan_overdue(self, child: Child, now: float) -> list[Action]:
+        """Kill a child that does not end, or shows no sign of life."""
+        if child.killed:
+            return []
+        if child.hand_back_at is not None and now >= child.hand_back_at + self.config.drain_margin:
+            child.killed = True
+            return [Kill(child.pid, "did not hand back in time")]
+        if now >= self._stale_at(child):
+            child.killed = True
+            return [Kill(child.pid, "no sign of life")]
+        return []
+
+    def _stale_at(self, child: Child) -> float:
+        if child.busy:  # a task may hold the interpreter for as long as it likes
+            return float("inf")
+        patience = max(_STALE_AFTER, 4 * (self.config.broker.heartbeat + 5)) if child.ready else _STALE_STARTING
+        return child.tick + patience
+
+    def _drain(self, child: Child, now: float) -> Drain:
+        child.drain_at = now
+        return Drain(child.pid)
+
+    def next_deadline(self, now: float) -> float | None:
+        """When `plan` may have something new to say without anything happening; None: never.
+
+        A child's staleness is looked at every so often rather than exactly: its tick moves all the time.
+        """
+        deadlines: list[float] = []
+        for slot in self.slots.values():
+            if slot.current is None and slot.name in self._wanted and self.stopping_since is None:
+                deadlines.append(max(slot.retry_at, self.fates[slot.queue].refused_until))
+        for child in self.children():
+            if child.hand_back_at is not None:
+                deadlines.append(child.hand_back_at + self.config.drain_margin)
+            elif self.stopping_since is not None:
+                deadlines.append(self.stopping_since + self.config.drain_timeout)
+            if not child.killed:
+                deadlines.append(now + _STALE_AFTER / 4)
+        future = [deadline for deadline in deadlines if deadline > now]
+        return min(future, default=None)
+
+    # --- the table --------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Stopping, and nobody is left."""
+        return self.stopping_since is not None and not any(True for _ in self.children())
+
+    def children(self) -> Iterator[Child]:
+        """All the living."""
+        for slot in self.slots.values():
+            yield from slot.children()
+
+    def find(self, pid: int) -> Child | None:
+        """The child with this pid."""
+        return next((child for child in self.children() if child.pid == pid), None)
+
+    def refused(self, now: float) -> list[str]:
+        """The queues that the broker refuses at present."""
+        return [queue for queue, fate in self.fates.items() if now < fate.refused_until]
+
+    def _all_refused(self, now: float) -> bool:
+        active = [name for name, queue in self.config.queues.items() if queue.active_workers]
+        return all(now < self.fates[name].refused_until for name in active)
+
+    def _slot_of(self, pid: int) -> tuple[Slot, Child]:
+        for slot in self.slots.values():
+            for child in slot.children():
+                if child.pid == pid:
+                    return slot, child
+        raise LookupError(f"no child with pid {pid}")
+
+    def _lay_out(self) -> None:
+        """Make the slots that the configuration asks for; others stay until their children are gone."""
+        self._wanted = dict(wanted_slots(self.config))
+        for name, queue in self._wanted.items():
+            if name not in self.slots:
+                self.slots[name] = Slot(name, queue, Backoff(_CRASH_FIRST, _CRASH_MOST, self.chance))
+            self.fates.setdefault(queue, QueueFate())
+        self._forget_empty()
+
+    def _forget_empty(self) -> None:
+        gone = [s.name for s in self.slots.values() if s.name not in self._wanted and not any(True for _ in s.children())]
+        for name in gone:
+            del self.slots[name]
+
+
+def wanted_slots(config: Config) -> Iterator[tuple[str, str]]:
+    """(slot, queue) of every child that there is to be."""
+    yield MONITOR, NO_QUEUE
+    for name, queue in config.queues.items():
+        for number in range(queue.active_workers):
+            yield f"{name}/{number}", name

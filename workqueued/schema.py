@@ -1,0 +1,346 @@
+"""Reads a YAML file into frozen dataclasses and lists every mistake with its line.
+
+A configuration is a tree of dataclasses whose fields carry a *reader* (`key(...)`): a function from a YAML node to a
+value. Validation libraries stop at the first mistake or lose the line numbers, and the ones that do neither cost more
+start-up time than all of `wq-send`; so this walk over PyYAML's node tree is ours (docs/design.md, "What we borrow").
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from workqueued.errors import ConfigError
+
+T = TypeVar("T")
+
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}")
+#: The userinfo part of a URL: never shown.
+_USERINFO = re.compile(r"//[^/@]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong in a file."""
+
+    line: int
+    path: str
+    text: str
+
+
+class _Wrong(Exception):  # noqa: N818 - private, always caught by the walk
+    """What a reader raises: the value is not what was expected."""
+
+    def __init__(self, expected: str, found: str | None = None) -> None:
+        super().__init__(expected)
+        self.expected = expected
+        self.found = found
+
+
+@dataclass(slots=True)
+class Walk:
+    """The state of one reading: where the file lies and what was found wrong so far."""
+
+    file: Path
+    mistakes: list[Mistake]
+
+    def report(self, node: yaml.Node, path: str, text: str) -> None:
+        """Note a mistake at a node."""
+        self.mistakes.append(Mistake(node.start_mark.line + 1, path, text))
+
+
+Reader = Callable[[Walk, yaml.Node, str], Any]
+
+
+def key(read: Reader, doc: str, **default: Any) -> Any:
+    """Declare one key of a section: how to read it, what it means, and (`default=`) what it is when absent."""
+    return dataclasses.field(metadata={"read": read, "doc": doc}, **default)
+
+
+def load(file: Path, section: type[T]) -> T:
+    """Read a YAML file into a section.
+
+    Raises:
+        ConfigError: the file cannot be read or is wrong; the text lists every mistake with file and line.
+    """
+    try:
+        content = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot read it: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    try:
+        root = yaml.compose(content, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}:{_describe_syntax(error, content)}") from error
+    walk = Walk(file, [])
+    if root is None:
+        raise ConfigError(f"{file}: the file is empty; it needs at least one queue:\n{LEAST}")
+    value = read_section(section)(walk, root, "")
+    if walk.mistakes:
+        lines = sorted(walk.mistakes, key=lambda mistake: mistake.line)
+        raise ConfigError("\n".join(f"{file}:{m.line}: {m.path + ': ' if m.path else ''}{m.text}" for m in lines))
+    return value  # type: ignore[no-any-return]  # without a mistake the walk returns a whole section
+
+
+#: The least that works, shown where a file has nothing in it.
+LEAST = "queues:\n  task_queue:\n    handler: workqueued.samples:dots"
+
+_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_section(section: type[Any]) -> Reader:
+    """A reader for a mapping with the fixed keys of a dataclass."""
+    fields = {field.name: field for field in dataclasses.fields(section) if "read" in field.metadata}
+
+    def read(walk: Walk, node: yaml.Node, path: str) -> Any:
+        values: dict[str, Any] = {}
+        before = len(walk.mistakes)
+        for name, key_node, value_node in _pairs(walk, node, path):
+            where = f"{path}.{name}" if path else name
+            if name not in fields:
+                walk.report(key_node, where, "unknown key" + _suggest(name, list(fields)))
+                continue
+            values[name] = _read_value(walk, value_node, where, fields[name].metadata["read"])
+        for name, field in fields.items():
+            required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            if required and name not in values and isinstance(node, yaml.MappingNode):
+                where = f"{path}.{name}" if path else name
+                walk.report(node, where, f"missing; {field.metadata['doc']}")
+        if len(walk.mistakes) > before:
+            return None
+        return section(**values)
+
+    return read
+
+
+def mapping_of(section: type[Any], name_rule: Callable[[str], str | None], *, what: str) -> Reader:
+    """A reader for a mapping from free names to sections.
+
+    Args:
+        section: the dataclass of each value.
+        name_rule: returns what is wrong with a name, or None.
+        what: what the names are, for the message about an empty mapping.
+    """
+    read_one = read_section(section)
+
+    def read(walk: Walk, node: yaml.Node, path: str) -> Any:
+        values = {}
+        for name, key_node, value_node in _pairs(walk, node, path):
+            where = f"{path}.{name}"
+            wrong = name_rule(name)
+            if wrong:
+                walk.report(key_node, where, wrong)
+            values[name] = _read_value(walk, value_node, where, read_one)
+        if isinstance(node, yaml.MappingNode) and not values:
+            walk.report(node, path, f"empty; expected at least one {what}")
+        return values
+
+    return read
+
+
+def _read_value(walk: Walk, node: yaml.Node, path: str, read: Reader) -> Any:
+    try:
+        return read(walk, node, path)
+    except _Wrong as wrong:
+        walk.report(node, path, f"found {wrong.found or _describe(node)}, expected {wrong.expected}")
+        return None
+
+
+def _pairs(walk: Walk, node: yaml.Node, path: str) -> list[tuple[str, yaml.Node, yaml.Node]]:
+    """The entries of a mapping as (name, key node, value node), duplicates reported."""
+    if not isinstance(node, yaml.MappingNode):
+        walk.report(node, path, f"found {_describe(node)}, expected a mapping (key: value)")
+        return []
+    pairs: list[tuple[str, yaml.Node, yaml.Node]] = []
+    lines: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            walk.report(key_node, path, f"found {_describe(key_node)} as a key, expected a name")
+            continue
+        name = str(key_node.value)
+        if name in lines:
+            where = f"{path}.{name}" if path else name
+            walk.report(key_node, where, f"the same key again; it is already on line {lines[name]}")
+            continue
+        lines[name] = key_node.start_mark.line + 1
+        pairs.append((name, key_node, value_node))
+    return pairs
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known here: {', '.join(known)}"
+
+
+def _describe(node: yaml.Node) -> str:
+    """A node in the words of someone who reads the file: value and kind, never a password."""
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    kind = node.tag.rpartition(":")[2]
+    if kind == "null":
+        return "nothing"
+    words = {"str": "text", "int": "a number", "float": "a number", "bool": "a truth value"}
+    value = redact(str(node.value))
+    shown = value if len(value) <= 60 else value[:57] + "…"  # noqa: PLR2004 - a line of a terminal
+    return f"{shown!r} ({words.get(kind, kind)})"
+
+
+def redact(text: str) -> str:
+    """Text without the user and password of any URL in it."""
+    return _USERINFO.sub("//***@", text)
+
+
+def _describe_syntax(error: yaml.YAMLError, text: str) -> str:
+    """A YAML syntax error as `LINE: text`."""
+    mark = getattr(error, "problem_mark", None)
+    line = mark.line + 1 if mark else 1
+    rows = text.splitlines()
+    row = rows[line - 1] if line <= len(rows) else ""
+    if "\t" in row[: len(row) - len(row.lstrip())]:
+        return f"{line}: a tab cannot indent YAML; use spaces"
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+    return f"{line}: not valid YAML: {problem}"
+
+
+# --- readers of single values ---------------------------------------------------------------------------------------
+
+
+def _scalar(node: yaml.Node, tags: tuple[str, ...], expected: str) -> str:
+    if not isinstance(node, yaml.ScalarNode) or node.tag.rpartition(":")[2] not in tags:
+        raise _Wrong(expected)
+    return str(node.value)
+
+
+def text(expected: str = "text") -> Reader:
+    """A reader for text in which `${NAME}` stands for an environment variable (`$${NAME}` for itself)."""
+
+    def read(_walk: Walk, node: yaml.Node, _path: str) -> str:
+        value = _scalar(node, ("str",), expected)
+
+        def expand(match: re.Match[str]) -> str:
+            escaped, name = match.groups()
+            if escaped:
+                return match.group(0)[1:]
+            if name not in os.environ:
+                raise _Wrong(f"the environment variable {name} to be set")
+            return os.environ[name]
+
+        value = _VARIABLE.sub(expand, value)
+        if not value:
+            raise _Wrong(expected)
+        return value
+
+    return read
+
+
+def parsed(parse: Callable[[str], T], expected: str) -> Reader:
+    """A reader for text that `parse` turns into a value; ValueError is a mistake, and its text is shown."""
+    read_text = text(expected)
+
+    def read(walk: Walk, node: yaml.Node, path: str) -> T:
+        try:
+            return parse(read_text(walk, node, path))
+        except ValueError as error:
+            raise _Wrong(f"{expected} ({redact(str(error))})") from error
+
+    return read
+
+
+def path_beside_file(expected: str) -> Reader:
+    """A reader for a path; a relative one is meant from the folder of the YAML file."""
+    read_text = text(expected)
+
+    def read(walk: Walk, node: yaml.Node, path: str) -> Path:
+        return (walk.file.absolute().parent / read_text(walk, node, path)).resolve()
+
+    return read
+
+
+def integer(minimum: int, maximum: int, note: str = "") -> Reader:
+    """A reader for a whole number in a range."""
+    expected = f"a whole number from {minimum} to {maximum}{note}"
+
+    def read(_walk: Walk, node: yaml.Node, _path: str) -> int:
+        digits = _scalar(node, ("int",), expected)
+        if not re.fullmatch(r"[+-]?\d+", digits) or not minimum <= int(digits) <= maximum:
+            raise _Wrong(expected)
+        return int(digits)
+
+    return read
+
+
+def duration(minimum: str, maximum: str) -> Reader:
+    """A reader for a duration such as `500ms`, `10s`, `5m`, `2h`, `1d`; the value is in seconds."""
+    expected = f"a duration from {minimum} to {maximum}, such as 500ms, 10s, 5m or 2h"
+    low, high = parse_duration(minimum), parse_duration(maximum)
+
+    def read(_walk: Walk, node: yaml.Node, _path: str) -> float:
+        try:
+            seconds = parse_duration(_scalar(node, ("str",), expected))
+        except ValueError as error:
+            raise _Wrong(expected) from error
+        if not low <= seconds <= high:
+            raise _Wrong(expected)
+        return seconds
+
+    return read
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as `500ms`, `10s`, `5m`, `2h`, `1d`.
+
+    Raises:
+        ValueError: it is no duration.
+    """
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is no duration such as 500ms, 10s, 5m or 2h")
+    return float(match[1]) * _DURATION_UNITS[match[2]]
+
+
+def boolean() -> Reader:
+    """A reader for true or false."""
+
+    def read(_walk: Walk, node: yaml.Node, _path: str) -> bool:
+        return _scalar(node, ("bool",), "true or false").lower() in ("true", "yes", "on")
+
+    return read
+
+
+def choice(*names: str) -> Reader:
+    """A reader for one of a few words; `false` may be written as YAML's truth value."""
+    expected = " or ".join(names)
+
+    def read(_walk: Walk, node: yaml.Node, _path: str) -> str:
+        value = _scalar(node, ("str", "bool"), expected)
+        if value.lower() not in names:
+            raise _Wrong(expected)
+        return value.lower()
+
+    return read
+
+
+def one_or_more(read_one: Reader, expected: str) -> Reader:
+    """A reader for one value or a list of them; the result is a tuple."""
+
+    def read(walk: Walk, node: yaml.Node, path: str) -> tuple[Any, ...]:
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        if not nodes:
+            raise _Wrong(expected, "an empty list")
+        return tuple(_read_value(walk, one, f"{path}[{i}]" if len(nodes) > 1 else path, read_one)
+                     for i, one in enumerate(nodes))
+
+    return read

@@ -1,0 +1,277 @@
+"""The scoreboard: what every child is doing, in memory that all can read and one writes.
+
+Runs in: master (creates it, clears rows), children (each its own row), monitor (also the queue rows), commands (read).
+
+A file-backed mmap in the run directory. Every number is one aligned 8-byte word, because longer stores were seen torn;
+texts carry a sequence count and a checksum. A new master makes a new file and renames it into place, and never
+truncates one that old children may still map. The page outlives the process that wrote it, so the master can read what
+a killed worker had in hand.
+"""
+
+import contextlib
+import enum
+import mmap
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from workqueued.errors import WorkqueuedError
+
+#: File name inside the run directory.
+FILE_NAME = "scoreboard"
+#: "WQBOARD" and the version of the layout.
+_MAGIC = int.from_bytes(b"WQBOARD\x01", "big")
+_WORD = 8
+_ROW_WORDS = 96
+_ROW_BYTES = _ROW_WORDS * _WORD
+#: Rows: two for each of at most 1000 workers (a rolling reload), one per queue, two for the monitor.
+CAPACITY = 3072
+#: A text area: sequence count, checksum and length in one word, then the bytes.
+_TEXT_WORDS = 34
+_TEXT_BYTES = (_TEXT_WORDS - 2) * _WORD
+_NAME_AT = 16
+_MESSAGE_AT = _NAME_AT + _TEXT_WORDS
+
+
+class Head(enum.IntEnum):
+    """Words of the head, the first row's place. EPOCH is wall-clock nanoseconds."""
+
+    MAGIC = 0
+    EPOCH = 1
+    MASTER_PID = 2
+    GENERATION = 3
+    ROWS_USED = 4
+    DRAINING = 5
+
+
+class Kind(enum.IntEnum):
+    """What a row describes."""
+
+    FREE = 0
+    WORKER = 1
+    MONITOR = 2
+    QUEUE = 3
+
+
+class State(enum.IntEnum):
+    """What a child is doing; the names in lower case are the words in log and status."""
+
+    STARTING = 0
+    CONNECTING = 1
+    #: Handler imported, queue declared or broker away; waiting for the master's word to consume.
+    READY = 2
+    IDLE = 3
+    BUSY = 4
+    SETTLING = 5
+    DRAINING = 6
+
+    @property
+    def word(self) -> str:
+        """The state as a word."""
+        return self.name.lower()
+
+
+class Cell(enum.IntEnum):
+    """Words of a child's row. Times are CLOCK_MONOTONIC nanoseconds, which all processes of a host share."""
+
+    KIND = 0
+    PID = 1
+    STATE = 2
+    GENERATION = 3
+    STARTED = 4
+    TICK = 5
+    TASK_STARTED = 6
+    DONE = 7
+    DEAD = 8
+    LOST = 9
+    HANDED_BACK = 10
+    DELIVERED = 11
+    #: 1 once the child has been ready; it stays 1.
+    PROVEN = 12
+
+
+class QueueCell(enum.IntEnum):
+    """Words of a queue's row. A count is stored plus one, so that 0 means unknown; SAMPLED is monotonic ns."""
+
+    KIND = 0
+    READY = 1
+    CONSUMERS = 2
+    DEAD = 3
+    SAMPLED = 4
+
+
+class ScoreboardError(WorkqueuedError):
+    """The scoreboard cannot be made or read."""
+
+    exit_code = os.EX_IOERR
+
+
+class Row:
+    """One row: words by index, and two texts. Only one process may write to it."""
+
+    __slots__ = ("_text", "index", "words")
+
+    def __init__(self, board: memoryview, index: int) -> None:
+        start = index * _ROW_BYTES
+        self.index = index
+        self._text = board[start : start + _ROW_BYTES]
+        self.words = self._text.cast("Q")
+
+    def clear(self) -> None:
+        """Make the row free; only after its child was reaped."""
+        for word in range(_ROW_WORDS):
+            self.words[word] = 0
+
+    def add(self, cell: Cell, count: int = 1) -> None:
+        """Count something."""
+        self.words[cell] += count
+
+    @property
+    def state(self) -> State:
+        """The child's state."""
+        value = self.words[Cell.STATE]
+        return State(value) if value < len(State) else State.STARTING
+
+    @property
+    def name(self) -> str | None:
+        """The slot's or the queue's name; None while it is being written or when it is damaged."""
+        return self._read_text(_NAME_AT)
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._write_text(_NAME_AT, value)
+
+    @property
+    def message_id(self) -> str | None:
+        """The id of the message in hand; empty without one, None when it cannot be read."""
+        return self._read_text(_MESSAGE_AT)
+
+    @message_id.setter
+    def message_id(self, value: str) -> None:
+        self._write_text(_MESSAGE_AT, value)
+
+    def _write_text(self, at: int, value: str) -> None:
+        data = value.encode("utf-8", "replace")[:_TEXT_BYTES]
+        sequence = self.words[at]
+        self.words[at] = (sequence + 1) | 1  # odd: being written
+        start = (at + 2) * _WORD
+        self._text[start : start + len(data)] = data
+        self.words[at + 1] = zlib.crc32(data) << 32 | len(data)
+        self.words[at] = (sequence | 1) + 1
+
+    def _read_text(self, at: int) -> str | None:
+        for _ in range(3):
+            before = self.words[at]
+            check, length = divmod(self.words[at + 1], 1 << 32)
+            if before % 2 == 0 and length <= _TEXT_BYTES:
+                start = (at + 2) * _WORD
+                data = bytes(self._text[start : start + length])
+                if self.words[at] == before and (zlib.crc32(data) == check or before == 0):
+                    return data.decode("utf-8", "replace")
+        return None
+
+    def release(self) -> None:
+        """Let go of the memory."""
+        self.words.release()
+        self._text.release()
+
+
+class Scoreboard:
+    """The whole board: a head and `CAPACITY` rows."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        self._view = memoryview(memory)
+        self._head = Row(self._view, 0)
+        self._rows: dict[int, Row] = {}
+
+    @classmethod
+    def create(cls, directory: Path) -> "Scoreboard":
+        """Make a new board and rename it into place.
+
+        Raises:
+            ScoreboardError: the file system does not let us.
+        """
+        path = directory / FILE_NAME
+        fresh = directory / f"{FILE_NAME}.{os.getpid()}"
+        size = (CAPACITY + 1) * _ROW_BYTES
+        try:
+            descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+            try:
+                # Allocated now (2.3 MB): on a disk that is full later, a store into a hole would be SIGBUS.
+                os.posix_fallocate(descriptor, 0, size)
+                memory = mmap.mmap(descriptor, size)
+            finally:
+                os.close(descriptor)
+            board = cls(memory)
+            board[Head.EPOCH] = time.time_ns()
+            board[Head.MASTER_PID] = os.getpid()
+            board[Head.ROWS_USED] = 1
+            board[Head.MAGIC] = _MAGIC
+            fresh.rename(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise ScoreboardError(f"{path}: cannot make it: {error.strerror}") from error
+        return board
+
+    @classmethod
+    def open(cls, directory: Path) -> "Scoreboard":
+        """Map an existing board for reading.
+
+        Raises:
+            ScoreboardError: there is none, or it is no board of this version.
+        """
+        path = directory / FILE_NAME
+        try:
+            with path.open("rb") as file:
+                memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise ScoreboardError(f"{path}: cannot read it: {error}") from error
+        if len(memory) != (CAPACITY + 1) * _ROW_BYTES:
+            raise ScoreboardError(f"{path}: not a scoreboard of this version")
+        board = cls(memory)
+        if board[Head.MAGIC] != _MAGIC:
+            raise ScoreboardError(f"{path}: not a scoreboard of this version")
+        return board
+
+    def __getitem__(self, word: Head) -> int:
+        return self._head.words[word]
+
+    def __setitem__(self, word: Head, value: int) -> None:
+        self._head.words[word] = value
+
+    def row(self, index: int) -> Row:
+        """The row at an index from 1."""
+        if index not in self._rows:
+            self._rows[index] = Row(self._view, index)
+        return self._rows[index]
+
+    def claim(self, kind: Kind, name: str) -> Row:
+        """A free row, made somebody's. Master only.
+
+        Raises:
+            ScoreboardError: all rows are taken.
+        """
+        for index in range(1, CAPACITY + 1):
+            row = self.row(index)
+            if row.words[Cell.KIND] == Kind.FREE:
+                row.clear()
+                row.name = name
+                row.words[Cell.KIND] = kind
+                self[Head.ROWS_USED] = max(self[Head.ROWS_USED], index + 1)
+                return row
+        raise ScoreboardError("the scoreboard is full")
+
+    def rows(self, *kinds: Kind) -> Iterator[Row]:
+        """The rows in use, of some kinds."""
+        for index in range(1, min(self[Head.ROWS_USED], CAPACITY + 1)):
+            row = self.row(index)
+            if row.words[Cell.KIND] in kinds:
+                yield row
+
+    def queue_row(self, queue: str) -> Row | None:
+        """The row of a queue, if it has one."""
+        return next((row for row in self.rows(Kind.QUEUE) if row.name == queue), None)

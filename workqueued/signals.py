@@ -1,0 +1,107 @@
+"""Signals: which ones we take, and how a process waits for them.
+
+Runs in: master (`block`, `wait`: no handlers at all), children (`Inbox`: handlers that do next to nothing).
+
+The master blocks its signals and takes them one at a time with sigtimedwait, so nothing ever runs in the middle of
+something else. A child cannot do that: a blocked mask is inherited through exec and would make SIGTERM a no-op for
+every program that a handler starts.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+from types import FrameType
+
+#: Everything the master reacts to. USR2 comes from children: "my row has news".
+MASTER = frozenset(
+    {
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGCHLD,
+    }
+)
+
+#: What a child understands: TERM drain, QUIT hand back at once, USR1 begin to consume. INT and HUP reach it from a
+#: terminal, which signals the whole foreground group; they are the master's to act on.
+CHILD = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+
+
+def block() -> None:
+    """Block the master's signals in this thread; a fork inherits the mask."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, MASTER)
+
+
+def wait(seconds: float | None) -> signal.Signals | None:
+    """The next pending signal, or None after `seconds` (None: no limit)."""
+    if seconds is None:
+        return signal.Signals(signal.sigwaitinfo(MASTER).si_signo)
+    info = signal.sigtimedwait(MASTER, max(0.0, seconds))
+    return None if info is None else signal.Signals(info.si_signo)
+
+
+class Inbox:
+    """A child's signals as bytes on a socket that its watching thread reads.
+
+    The C-level handler writes the signal's number at once (signal.set_wakeup_fd), also while the main thread is inside
+    a long C call and its Python handlers have to wait.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def install(self) -> None:
+        """Take the child's signals and unblock everything. Main thread only."""
+        for number in CHILD:
+            signal.signal(number, _leave_it_to_the_inbox)
+        # A handler may start programs and write to pipes; these are for the master and the defaults.
+        for number in (signal.SIGUSR2, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def restore(self) -> bool:
+        """Undo what a handler did to our signals; returns whether anything had to be undone. Main thread only."""
+        wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        intact = wakeup == self._writer.fileno()
+        for number in CHILD:
+            if signal.getsignal(number) is not _leave_it_to_the_inbox:
+                signal.signal(number, _leave_it_to_the_inbox)
+                intact = False
+        if not intact:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        return not intact
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        return self._reader.fileno()
+
+    def take(self) -> list[int]:
+        """The numbers that arrived."""
+        with contextlib.suppress(BlockingIOError):
+            return list(self._reader.recv(4096))
+        return []
+
+    def post(self, number: int) -> None:
+        """Put a number in by hand: wakes the watching thread."""
+        with contextlib.suppress(OSError):
+            self._writer.send(bytes([number]))
+
+
+def _leave_it_to_the_inbox(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: the number is already in the inbox."""
+
+
+def send(pid: int, number: signal.Signals) -> bool:
+    """Send a signal; False when there is no such process any more."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True

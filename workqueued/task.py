@@ -1,0 +1,72 @@
+"""Task: what a handler sees of a message."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from workqueued.delivery import Delivery
+
+
+class Task:
+    """One message, for the time of one handler call.
+
+    Attributes:
+        body: the bytes as they were sent.
+        queue: the queue it came from.
+        log: a structlog logger that carries the message id; `task.log.info("image.resized", width=100)`.
+    """
+
+    __slots__ = ("_delivery", "body", "log", "queue")
+
+    def __init__(self, delivery: Delivery, log: Any) -> None:
+        self._delivery = delivery
+        self.body = delivery.body
+        self.queue = delivery.queue
+        self.log = log
+
+    def __repr__(self) -> str:
+        return f"<Task {self.message_id or '(no id)'} from {self.queue}, {len(self.body)} bytes>"
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8 text; UnicodeDecodeError when it is none."""
+        return self.body.decode()
+
+    def json(self) -> Any:
+        """The body parsed as JSON; ValueError when it is none."""
+        return json.loads(self.body)
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The message's headers."""
+        return self._delivery.properties.headers
+
+    @property
+    def message_id(self) -> str | None:
+        """The id that stays the same however often the message is handled: the key for idempotency."""
+        return self._delivery.properties.message_id
+
+    @property
+    def type(self) -> str | None:
+        """The AMQP type property."""
+        return self._delivery.properties.type
+
+    @property
+    def content_type(self) -> str | None:
+        """The AMQP content type property."""
+        return self._delivery.properties.content_type
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The AMQP correlation id property."""
+        return self._delivery.properties.correlation_id
+
+    @property
+    def attempt(self) -> int:
+        """Which try this is, 1 for the first."""
+        return self._delivery.attempt
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the broker gave this message out before: it may have been handled, in part or whole."""
+        return self._delivery.redelivered

@@ -1,0 +1,383 @@
+"""A worker: takes one message at a time from one queue, has it handled, settles it.
+
+Runs in: worker.
+
+    connect → declare → consume(QoS 1) → [ take → handle → decide → settle ]* → cancel → close
+
+The main thread owns both the connection and the handler, in turn; while a handler runs, the connection is lent to the
+keeper thread. If the process dies on any line between take and settle, the broker gives the message to another worker.
+"""
+
+import inspect
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from workqueued.amqp.consumer import Consumer, ConsumerCancelledError
+from workqueued.amqp.copies import Copies
+from workqueued.backoff import Backoff
+from workqueued.config import Config, Queue
+from workqueued.delivery import Delivery
+from workqueued.errors import ConfigError, ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
+from workqueued.handlers import Handler, resolve
+from workqueued.keeper import Keeper
+from workqueued.logs import LineLogger, Reminder, identify, log
+from workqueued.outcome import Outcome, Verdict, dead_letter, decide
+from workqueued.scoreboard import Cell, Row, State
+from workqueued.signals import Inbox, send
+from workqueued.task import Task
+
+#: Longest wait for a message before a look around, seconds. A drain does not wait for it.
+_IDLE_TURN = 5.0
+#: Ceilings of the waits between attempts to connect, seconds.
+_RECONNECT_FIRST, _RECONNECT_MOST = 0.1, 3.0
+#: A session of this many seconds was a good one: the next reconnect starts with the first delay.
+_GOOD_SESSION = 5.0
+#: The tail of a traceback that is logged, characters.
+_TRACEBACK_TAIL = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker stands: what it is given at the fork.
+
+    Attributes:
+        hold: wait for the master's word (SIGUSR1) before taking messages.
+    """
+
+    config: Config
+    queue_name: str
+    slot: str
+    generation: int
+    row: Row
+    lifeline: int
+    hold: bool
+
+
+def run(place: Place) -> int:
+    """Serve one queue until told to stop.
+
+    Returns:
+        The exit code: 0 drained or handed back; 75 orphaned; 77 the broker refuses the queue; 78 no usable handler.
+    """
+    inbox = Inbox()
+    inbox.install()
+    identify("worker", slot=place.slot, queue=place.queue_name, generation=place.generation)
+    sys.stdout, sys.stderr = LineLogger("stdout"), LineLogger("stderr")
+    try:
+        return Worker(place, inbox).run()
+    except QueueRefusedError as error:
+        log.error("queue.refused", error=str(error))
+        return error.exit_code
+    except ConfigError as error:
+        log.error("handler.rejected", error=str(error))
+        return error.exit_code
+
+
+class Worker:
+    """The state of a worker over its life."""
+
+    def __init__(self, place: Place, inbox: Inbox) -> None:
+        self._place = place
+        self._queue: Queue = place.config.queues[place.queue_name]
+        self._row = place.row
+        self._inbox = inbox
+        self._pid = os.getpid()
+        self._master = os.getppid()
+        self._host = socket.gethostname()
+        self._handler: Handler = _no_handler
+        self._consumer: Consumer | None = None
+        self._delivery: Delivery | None = None
+        self._consuming_since = 0.0
+        self._copies = Copies(place.config.broker, f"workqueued {place.slot} dead letters")
+        self._broker_trouble = Reminder()
+        self._copy_trouble = Reminder()
+        self._keeper = Keeper(
+            inbox,
+            place.lifeline,
+            place.config.broker.heartbeat,
+            service=self._service,
+            wake=self._wake,
+            abandon=self._abandon,
+            farewell=self._say_farewell,
+        )
+        self._orders = self._keeper.orders
+        if not place.hold:
+            self._orders.consume.set()
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Import the handler, then serve session after session; see `run` of the module."""
+        self._enter(State.STARTING)
+        self._keeper.start()
+        self._handler = resolve(self._queue.handler, self._place.config.pythonpath)
+        backoff = Backoff(_RECONNECT_FIRST, _RECONNECT_MOST)
+        while not self._orders.drain:
+            self._session()
+            if self._consuming_since and time.monotonic() - self._consuming_since > _GOOD_SESSION:
+                backoff.reset()
+            self._consuming_since = 0.0
+            if not self._orders.drain:
+                self._pause(backoff.next_delay())
+        self._copies.close()
+        self._say_farewell()
+        return os.EX_TEMPFAIL if self._orders.orphaned else os.EX_OK
+
+    def _session(self) -> None:
+        """One connection, from opening to closing.
+
+        Raises:
+            QueueRefusedError: the broker refuses this queue.
+        """
+        self._enter(State.CONNECTING)
+        try:
+            consumer = Consumer(
+                self._place.config.broker, self._place.queue_name, self._queue, f"workqueued {self._place.slot}"
+            )
+            self._consumer, self._keeper.free = consumer, False
+            self._report_ready()
+            self._await_word(consumer)
+            if not self._orders.drain:
+                self._consume(consumer)
+            consumer.stop()
+        except ConsumerCancelledError as error:
+            log.warning("consumer.cancelled", error=str(error))
+        except QueueRefusedError:
+            raise
+        except (ConnectionLostError, RefusedError) as error:
+            self._complain_of_broker(error)
+            self._report_ready()  # an outage of the broker must not hold up a reload
+        finally:
+            consumed, self._consumer = self._consumer, None
+            if consumed is not None:
+                consumed.close()
+            self._keeper.free = True
+
+    def _await_word(self, consumer: Consumer) -> None:
+        """After a reload: the old worker of this slot drains first."""
+        while not self._orders.consume.is_set() and not self._orders.drain:
+            consumer.service(_IDLE_TURN)
+            self._tick()
+
+    def _consume(self, consumer: Consumer) -> None:
+        consumer.start()
+        self._consuming_since = time.monotonic()
+        self._enter(State.IDLE)
+        self._tell_master()
+        log.info("worker.consuming", outage_s=self._broker_trouble.end())
+        while not self._orders.drain:
+            delivery = consumer.next(_IDLE_TURN)
+            self._tick()
+            if delivery is None:
+                self._copies.close_if_idle()
+            elif self._orders.drain:
+                consumer.hand_back(delivery)
+            else:
+                self._work(consumer, delivery)
+        self._enter(State.DRAINING)
+
+    # --- one message ------------------------------------------------------------------------------------------------
+
+    def _work(self, consumer: Consumer, delivery: Delivery) -> None:
+        waited = delivery.waited_ms(time.time())
+        started = self._take(delivery)
+        raised = self._handle(delivery)
+        duration = time.monotonic_ns() - started
+        self._enter(State.SETTLING)
+        verdict = decide(raised)
+        try:
+            self._settle(consumer, delivery, verdict)
+        except ConnectionLostError:
+            self._note(delivery, Outcome.LOST, verdict, raised, waited, duration)
+            raise
+        else:
+            self._note(delivery, verdict.outcome, verdict, raised, waited, duration)
+        finally:
+            self._delivery = None
+            self._row.words[Cell.TASK_STARTED] = 0
+            self._enter(State.IDLE)
+
+    def _take(self, delivery: Delivery) -> int:
+        """Write down what we hold before anything else happens to it; returns monotonic ns."""
+        row = self._row
+        started = time.monotonic_ns()
+        self._delivery = delivery
+        row.message_id = delivery.properties.message_id or ""
+        row.words[Cell.TASK_STARTED] = started
+        row.words[Cell.DELIVERED] += 1
+        row.words[Cell.STATE] = State.BUSY
+        return started
+
+    def _handle(self, delivery: Delivery) -> BaseException | None:
+        """Run the handler on the lent connection; returns what it raised."""
+        task = Task(delivery, log.bind(message_id=delivery.properties.message_id))
+        self._keeper.lend()
+        raised: BaseException | None = None
+        try:
+            result = self._handler(task)
+            if inspect.iscoroutine(result):
+                result.close()
+                raised = TypeError("the handler returned a coroutine that nobody awaits; make it an async def")
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it ends the attempt and not the worker
+            raised = error
+        if os.getpid() != self._pid:
+            os._exit(os.EX_OK)  # the handler forked and came back in the child, which must not touch the connection
+        self._keeper.take_back()
+        if self._inbox.restore():
+            log.warning("handler.meddled", error="the handler changed our signal handlers; they were put back")
+        return raised
+
+    def _settle(self, consumer: Consumer, delivery: Delivery, verdict: Verdict) -> None:
+        """Make the outcome safe, then acknowledge.
+
+        Raises:
+            ConnectionLostError: the connection of the delivery is gone; the broker has given the message out again.
+        """
+        if self._keeper.broken:
+            consumer.service()
+        if verdict.outcome is Outcome.DEAD:
+            self._bury(delivery, verdict)
+        consumer.ack(delivery)
+
+    def _bury(self, delivery: Delivery, verdict: Verdict) -> None:
+        letter = dead_letter(delivery, verdict, host=self._host, now=time.time())
+        self._keeper.lend()
+        try:
+            sent = self._copies.send(
+                letter,
+                give_up=lambda: self._keeper.broken,
+                pause=self._pause,
+                complain=self._complain_of_copy,
+            )
+        finally:
+            self._keeper.take_back()
+        if not sent:
+            raise ConnectionLostError("the connection was lost before the dead letter was confirmed")
+        self._copy_trouble.end()
+
+    def _note(  # one line per delivery, and the counts
+        self,
+        delivery: Delivery,
+        outcome: Outcome,
+        verdict: Verdict,
+        raised: BaseException | None,
+        waited: int | None,
+        duration: int,
+    ) -> None:
+        self._row.add({Outcome.DONE: Cell.DONE, Outcome.DEAD: Cell.DEAD}.get(outcome, Cell.LOST))
+        facts = {
+            "outcome": outcome.value,
+            "attempt": delivery.attempt,
+            "wait_ms": waited,
+            "duration_ms": round(duration / 1e6, 3),
+            "message_id": delivery.properties.message_id,
+        }
+        if delivery.redelivered:
+            facts["redelivered"] = True
+        if outcome is Outcome.LOST:
+            log.warning("delivery.lost", verdict=verdict.outcome.value, error=verdict.error, **facts)
+        elif outcome is Outcome.DONE:
+            log.info("delivery.settled", **facts)
+        else:
+            log.warning(
+                "delivery.settled",
+                reason=verdict.reason,
+                error=verdict.error,
+                traceback=_traceback(raised),
+                **facts,
+            )
+
+    # --- called by the keeper thread --------------------------------------------------------------------------------
+
+    def _service(self) -> None:
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.service()
+
+    def _wake(self) -> None:
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.wake()
+
+    def _abandon(self) -> None:
+        """Give the message back and close; the process ends right after."""
+        consumer, delivery = self._consumer, self._delivery
+        if consumer is None:
+            return
+        if delivery is not None:
+            try:
+                consumer.hand_back(delivery)
+            except WorkqueuedError as error:
+                log.warning("delivery.lost", message_id=delivery.properties.message_id, error=str(error))
+            else:
+                self._row.add(Cell.HANDED_BACK)
+                log.warning(
+                    "delivery.settled",
+                    outcome=Outcome.HANDED_BACK.value,
+                    attempt=delivery.attempt,
+                    message_id=delivery.properties.message_id,
+                )
+        consumer.close()
+
+    def _say_farewell(self) -> None:
+        log.info("worker.stopped", reason="orphaned" if self._orders.orphaned else "drained")
+
+    # --- small things -----------------------------------------------------------------------------------------------
+
+    def _enter(self, state: State) -> None:
+        self._row.words[Cell.STATE] = state
+        self._tick()
+
+    def _tick(self) -> None:
+        self._row.words[Cell.TICK] = time.monotonic_ns()
+
+    def _report_ready(self) -> None:
+        """Once: the handler is imported, and the queue is declared or the broker is away."""
+        if not self._row.words[Cell.PROVEN]:
+            self._row.words[Cell.PROVEN] = 1
+            self._tell_master()
+        if not self._orders.consume.is_set():
+            self._enter(State.READY)
+
+    def _tell_master(self) -> None:
+        if os.getppid() == self._master:
+            send(self._master, signal.SIGUSR2)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, or less when told something."""
+        self._orders.news.wait(seconds)
+        self._orders.news.clear()
+        self._tick()
+
+    def _complain_of_broker(self, error: WorkqueuedError) -> None:
+        if self._broker_trouble.due(str(error)):
+            event = "broker.refused" if isinstance(error, RefusedError) else "broker.unreachable"
+            say: Callable[..., None] = log.error if isinstance(error, RefusedError) else log.warning
+            say(event, error=str(error))
+
+    def _complain_of_copy(self, error: WorkqueuedError) -> None:
+        self._tick()
+        if self._copy_trouble.due(str(error)):
+            log.error("copy.delayed", error=str(error), message_id=self._delivery and self._delivery.properties.message_id)
+
+
+def _traceback(error: BaseException | None) -> str | None:
+    """The handler's part of a traceback, without our own frame and without locals."""
+    if error is None:
+        return None
+    trace = error.__traceback__.tb_next if error.__traceback__ else None
+    try:
+        text = "".join(traceback.format_exception(type(error), error, trace, limit=-20))
+    except Exception:  # noqa: BLE001 - an exception whose __str__ raises
+        return None
+    return text[-_TRACEBACK_TAIL:]
+
+
+def _no_handler(_task: Task) -> None:
+    raise RuntimeError("no handler yet")
