@@ -103,7 +103,7 @@ class Death:
 
 def reap() -> list[Death]:
     """All children that ended since the last call; SIGCHLD coalesces, so it is a loop."""
-    deaths = []
+    deaths: list[Death] = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

@@ -93,7 +93,7 @@ class Keeper:
         self._lent_at = time.monotonic()
         self.lock.release()
         if self.orders.hand_back:
-            # The order came after the main thread last looked and before the connection was lent: let it be heard again.
+            # The order came between the main thread's last look and this line: let it be heard again.
             self._inbox.post(signal.SIGQUIT)
 
     def take_back(self) -> None:

@@ -124,7 +124,7 @@ def _shortened(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event with its longest texts cut until it fits into PIPE_BUF."""
     values = {key: value if isinstance(value, int | float | None) else str(value) for key, value in event.items()}
     limit = _LONGEST_VALUE
-    while limit > 16:  # noqa: PLR2004 - below that nothing readable remains
+    while limit > 16:
         short = {k: v[:limit] + "…" if isinstance(v, str) and len(v) > limit else v for k, v in values.items()}
         short["shortened"] = True
         if len(json.dumps(short)) < _PIPE_BUF:

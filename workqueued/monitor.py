@@ -124,7 +124,8 @@ def _log_depth(queue: str, post: Post, sample: Sample) -> None:
 
 def _write_row(row: Row, depth: Depth, at: float) -> None:
     """Into the scoreboard, for the master and for status commands; counts are stored plus one."""
-    for cell, count in ((QueueCell.READY, depth.ready), (QueueCell.CONSUMERS, depth.consumers), (QueueCell.DEAD, depth.dead)):
+    counts = {QueueCell.READY: depth.ready, QueueCell.CONSUMERS: depth.consumers, QueueCell.DEAD: depth.dead}
+    for cell, count in counts.items():
         row.words[cell] = 0 if count is None else count + 1
     row.words[QueueCell.SAMPLED] = int(at * 1e9)
 

@@ -9,6 +9,7 @@ or a refused queue is met once and told once.
 """
 
 import enum
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -221,10 +222,10 @@ class Pool:
         if ending is Ending.REFUSED:
             fate.refused_until = now + REFUSED_FOR
             if not any(f.proven for q, f in self.fates.items() if q != NO_QUEUE) and self._all_refused(now):
-                self.verdict = 78
+                self.verdict = os.EX_CONFIG
         elif ending is Ending.MISCONFIGURED:
             if not fate.proven and self.generation == 1:
-                self.verdict = 78
+                self.verdict = os.EX_CONFIG
             elif fate.proven < child.generation:
                 fate.failed = child.generation
         if ending in (Ending.DIED, Ending.MISCONFIGURED):
@@ -236,9 +237,9 @@ class Pool:
         return ending
 
     def _judge(self, child: Child, code: int | None) -> Ending:
-        if code == 77:  # noqa: PLR2004 - EX_NOPERM
+        if code == os.EX_NOPERM:
             return Ending.REFUSED
-        if code == 78:  # noqa: PLR2004 - EX_CONFIG
+        if code == os.EX_CONFIG:
             return Ending.MISCONFIGURED
         if child.drain_at is not None and (code == 0 or child.killed):
             return Ending.STOPPED
@@ -360,7 +361,7 @@ class Pool:
     @property
     def finished(self) -> bool:
         """Stopping, and nobody is left."""
-        return self.stopping_since is not None and not any(True for _ in self.children())
+        return self.stopping_since is not None and next(self.children(), None) is None
 
     def children(self) -> Iterator[Child]:
         """All the living."""
@@ -396,9 +397,9 @@ class Pool:
         self._forget_empty()
 
     def _forget_empty(self) -> None:
-        gone = [s.name for s in self.slots.values() if s.name not in self._wanted and not any(True for _ in s.children())]
-        for name in gone:
-            del self.slots[name]
+        for slot in list(self.slots.values()):
+            if slot.name not in self._wanted and slot.current is None:
+                del self.slots[slot.name]
 
 
 def wanted_slots(config: Config) -> Iterator[tuple[str, str]]:

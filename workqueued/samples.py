@@ -1,8 +1,8 @@
 """Sample handlers, to see workqueued work before writing one's own.
 
-    queues:
-      task_queue:
-        handler: workqueued.samples:dots
+queues:
+task_queue:
+handler: workqueued.samples:dots
 """
 
 import time

@@ -194,7 +194,7 @@ def _describe(node: yaml.Node) -> str:
         return "nothing"
     words = {"str": "text", "int": "a number", "float": "a number", "bool": "a truth value"}
     value = redact(str(node.value))
-    shown = value if len(value) <= 60 else value[:57] + "…"  # noqa: PLR2004 - a line of a terminal
+    shown = value if len(value) <= 60 else value[:57] + "…"
     return f"{shown!r} ({words.get(kind, kind)})"
 
 
@@ -264,7 +264,8 @@ def path_beside_file(expected: str) -> Reader:
     read_text = text(expected)
 
     def read(walk: Walk, node: yaml.Node, path: str) -> Path:
-        return (walk.file.absolute().parent / read_text(walk, node, path)).resolve()
+        relative: str = read_text(walk, node, path)
+        return (walk.file.absolute().parent / relative).resolve()
 
     return read
 

@@ -106,8 +106,8 @@ class Sender:
             return name
         if len(self._queues) == 1:
             return next(iter(self._queues))
-        known = f"the configuration has {len(self._queues)}: {', '.join(self._queues)}" if self._queues else "a URL has none"
-        raise UsageError(f"which queue? Name one with --queue (queue= in Python); {known}")
+        known = f"there are {', '.join(self._queues)}" if self._queues else "with a URL there is no default"
+        raise UsageError(f"which queue? Name one with --queue (queue= in Python): {known}")
 
     def send(self, body: bytes | str, *, queue: str | None = None, **properties: Any) -> str:
         """Publish one message and wait until the broker holds it; returns its id. See `message` for the arguments.

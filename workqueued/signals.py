@@ -53,8 +53,8 @@ class Inbox:
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        self._reader.setblocking(False)  # noqa: FBT003 - its only argument
+        self._writer.setblocking(False)  # noqa: FBT003
 
     def install(self) -> None:
         """Take the child's signals and unblock everything. Main thread only."""

@@ -118,12 +118,12 @@ class Worker:
         self._keeper.start()
         self._handler = resolve(self._queue.handler, self._place.config.pythonpath)
         backoff = Backoff(_RECONNECT_FIRST, _RECONNECT_MOST)
-        while not self._orders.drain:
+        while not self._draining():
             self._session()
             if self._consuming_since and time.monotonic() - self._consuming_since > _GOOD_SESSION:
                 backoff.reset()
             self._consuming_since = 0.0
-            if not self._orders.drain:
+            if not self._draining():
                 self._pause(backoff.next_delay())
         self._copies.close()
         self._say_farewell()
@@ -143,25 +143,28 @@ class Worker:
             self._consumer, self._keeper.free = consumer, False
             self._report_ready()
             self._await_word(consumer)
-            if not self._orders.drain:
+            if not self._draining():
                 self._consume(consumer)
             consumer.stop()
         except ConsumerCancelledError as error:
             log.warning("consumer.cancelled", error=str(error))
         except QueueRefusedError:
-            raise
+            raise  # it is a RefusedError as well, and the only one that ends the worker
         except (ConnectionLostError, RefusedError) as error:
             self._complain_of_broker(error)
             self._report_ready()  # an outage of the broker must not hold up a reload
         finally:
-            consumed, self._consumer = self._consumer, None
-            if consumed is not None:
-                consumed.close()
-            self._keeper.free = True
+            self._close_consumer()
+
+    def _close_consumer(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
+        self._keeper.free = True
 
     def _await_word(self, consumer: Consumer) -> None:
         """After a reload: the old worker of this slot drains first."""
-        while not self._orders.consume.is_set() and not self._orders.drain:
+        while not self._orders.consume.is_set() and not self._draining():
             consumer.service(_IDLE_TURN)
             self._tick()
 
@@ -170,13 +173,14 @@ class Worker:
         self._consuming_since = time.monotonic()
         self._enter(State.IDLE)
         self._tell_master()
-        log.info("worker.consuming", outage_s=self._broker_trouble.end())
-        while not self._orders.drain:
+        outage = self._broker_trouble.end()
+        log.info("worker.consuming", **({} if outage is None else {"outage_s": outage}))
+        while not self._draining():
             delivery = consumer.next(_IDLE_TURN)
             self._tick()
             if delivery is None:
                 self._copies.close_if_idle()
-            elif self._orders.drain:
+            elif self._draining():
                 consumer.hand_back(delivery)
             else:
                 self._work(consumer, delivery)
@@ -325,6 +329,9 @@ class Worker:
                 )
         consumer.close()
 
+    def _draining(self) -> bool:
+        return self._orders.drain
+
     def _say_farewell(self) -> None:
         log.info("worker.stopped", reason="orphaned" if self._orders.orphaned else "drained")
 
@@ -364,7 +371,8 @@ class Worker:
     def _complain_of_copy(self, error: WorkqueuedError) -> None:
         self._tick()
         if self._copy_trouble.due(str(error)):
-            log.error("copy.delayed", error=str(error), message_id=self._delivery and self._delivery.properties.message_id)
+            message_id = self._delivery.properties.message_id if self._delivery else None
+            log.error("copy.delayed", error=str(error), message_id=message_id)
 
 
 def _traceback(error: BaseException | None) -> str | None:

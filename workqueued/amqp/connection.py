@@ -45,7 +45,7 @@ _TRANSIENT_404 = ("home node", "due to timeout")
 
 
 def parameters(broker: Broker, url: BrokerUrl, name: str, *, publishes: bool = False) -> pika.ConnectionParameters:
-    """pika's parameters for one address.
+    """Pika's parameters for one address.
 
     Args:
         broker: timeouts and heartbeat.
@@ -127,10 +127,10 @@ def translate(error: BaseException, url: BrokerUrl | None = None) -> WorkqueuedE
         return RefusedError(f"the broker{at} refuses user{user}: wrong name or password ({_text(error)})")
     if isinstance(error, ProbableAccessDeniedError):
         vhost = f" {url.vhost!r}" if url else ""
-        return RefusedError(f"the broker{at} refuses vhost{vhost}: it does not exist, or no permission ({_text(error)})")
+        return RefusedError(f"the broker{at} refuses vhost{vhost}: not there, or no permission ({_text(error)})")
     if isinstance(error, ChannelClosedByBroker):
         return _translate_channel_close(error)
-    if isinstance(error, ConnectionClosedByBroker) and error.reply_code == 403:  # noqa: PLR2004 - access refused
+    if isinstance(error, ConnectionClosedByBroker) and error.reply_code == 403:
         return RefusedError(f"the broker{at} closed the connection: {error.reply_text}")
     return ConnectionLostError(f"no connection to the broker{at}: {_text(error)}")
 
@@ -138,10 +138,10 @@ def translate(error: BaseException, url: BrokerUrl | None = None) -> WorkqueuedE
 def _translate_channel_close(error: Any) -> WorkqueuedError:
     """A channel that the broker closed: 403, 404, 405 and 406 mean one queue; the rest heals by itself."""
     text = str(error.reply_text)
-    if error.reply_code == 404 and any(word in text for word in _TRANSIENT_404):  # noqa: PLR2004
+    if error.reply_code == 404 and any(word in text for word in _TRANSIENT_404):
         return ConnectionLostError(f"the queue is out of reach for now: {text}")
     # A delivery that was not acknowledged in time is a 406 as well, and no reason to refuse the queue.
-    if error.reply_code == 406 and "inequivalent arg" not in text and "invalid arg" not in text:  # noqa: PLR2004
+    if error.reply_code == 406 and "inequivalent arg" not in text and "invalid arg" not in text:
         return ConnectionLostError(f"the broker closed the channel: {text}")
     if error.reply_code in (403, 404, 405, 406):
         return QueueRefusedError(text)
@@ -196,7 +196,7 @@ def properties_from_pika(raw: Any) -> Properties:
 
 
 def properties_to_pika(ours: Properties) -> Any:
-    """pika's properties from ours, persistent."""
+    """Pika's properties from ours, persistent."""
     return pika.BasicProperties(
         **{name: getattr(ours, name) for name in _PLAIN},
         timestamp=ours.timestamp,

@@ -148,7 +148,7 @@ class Publisher:
                 f"the message has {too_large[1]} bytes and this broker takes at most {too_large[2]} "
                 "(max_message_size in rabbitmq.conf); put the data elsewhere and send a reference to it"
             )
-        if getattr(error, "reply_code", None) == 403:  # noqa: PLR2004 - access refused
+        if getattr(error, "reply_code", None) == 403:
             return RefusedError(f"no permission to publish: {text}; the user needs write on amq.default")
         return translate(error, self._url)
 
@@ -294,7 +294,8 @@ class Publisher:
         """The error for a deadline that passed: with the broker's reason, if it blocks us."""
         if self._blocked:
             return NotConfirmedError(
-                f"the broker {self._url} blocks publishers ({self._blocked}): memory or disk alarm; not confirmed in time"
+                f"the broker {self._url} blocks publishers ({self._blocked}): memory or disk alarm; not "
+                "confirmed in time"
             )
         return NotConfirmedError(f"the broker {self._url} did not confirm in time")
 

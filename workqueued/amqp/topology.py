@@ -115,8 +115,9 @@ def _explain_other(name: str, queue: Queue, text: str) -> str:
         return f"queue {name!r} does not exist, and declare: false means that somebody else makes it ({text})"
     if "ACCESS_REFUSED" in text:
         return (
-            f"no permission on queue {name!r} ({text}). The user needs configure, read and write on {name!r} and "
-            f"{name + DEAD_SUFFIX!r}, and write on amq.default: rabbitmqctl set_permissions -p VHOST USER CONF WRITE READ"
+            f"no permission on queue {name!r} ({text}). The user needs configure, read and write on {name!r} "
+            f"and {name + DEAD_SUFFIX!r}, and write on amq.default: "
+            "rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ"
         )
     if "RESOURCE_LOCKED" in text:
         return f"queue {name!r} belongs to one connection alone (exclusive); choose another name ({text})"

@@ -22,7 +22,7 @@ _CHUNK = 1 << 16
 #: How much of a line an error message shows.
 _SHOWN = 60
 #: Keys of an NDJSON object and the type of each.
-_NDJSON_KEYS: Mapping[str, type | tuple[type, ...]] = {
+_NDJSON_KEYS: Mapping[str, Any] = {
     "body": (str, dict, list, int, float, bool, type(None)),
     "queue": str,
     "headers": dict,
@@ -88,7 +88,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--priority", type=int, metavar="0-255", help="the AMQP priority property")
     parser.add_argument("--expires", metavar="DURATION", help="drop it when it waited this long, such as 10m")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--config", type=Path, metavar="FILE", help=f"the YAML file (default: $WQ_CONFIG, or {SYSTEM_FILE})")
+    where.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"the YAML file (default: $WQ_CONFIG, or {SYSTEM_FILE})"
+    )
     where.add_argument("--url", metavar="URL", help="the broker, instead of the configuration's (default: $WQ_URL)")
     parser.add_argument(
         "--timeout",
@@ -115,7 +117,7 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
         parser.error("--skip is for --lines and --ndjson")
     if options.skip < 0:
         parser.error("--skip takes a number of lines")
-    if options.priority is not None and not 0 <= options.priority <= 255:  # noqa: PLR2004 - an octet in AMQP
+    if options.priority is not None and not 0 <= options.priority <= 255:
         parser.error(f"--priority: found {options.priority}, expected 0 to 255")
     if not options.words and not options.file and sys.stdin.isatty():
         parser.error("nothing to send: give words, or - to type the message and end it with Ctrl-D")
@@ -345,7 +347,7 @@ def _parse_ndjson(line: bytes, number: int) -> dict[str, Any]:
     for key, item in value.items():
         if key not in _NDJSON_KEYS:
             raise DataError(f"line {number}: unknown key {key!r}; known: {', '.join(_NDJSON_KEYS)}")
-        if not isinstance(item, _NDJSON_KEYS[key]) or (key == "priority" and not 0 <= item <= 255):  # noqa: PLR2004
+        if not isinstance(item, _NDJSON_KEYS[key]) or (key == "priority" and item not in range(256)):
             raise DataError(f"line {number}: {key}: found {json.dumps(item)[:_SHOWN]}, which it cannot be")
     return value
 

@@ -1,0 +1,71 @@
+"""Fixtures: one private RabbitMQ node for the whole run, a vhost for each test."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Daemon, Vhost
+
+from workqueued.node import BrokerError, Node
+
+_VHOSTS_AT_ONCE = 40
+_MAKE_VHOSTS = """[begin
+    rabbit_vhost:add(V, <<"tests">>),
+    rabbit_auth_backend_internal:set_permissions(<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
+end || V <- [%s]]."""
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A private RabbitMQ node. Without rabbitmq-server a test is skipped at a desk and fails in CI."""
+    node = Node(tmp_path_factory.mktemp("broker"), name="wqtest")
+    try:
+        node.start()
+    except BrokerError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    yield node
+    node.close()
+
+
+@pytest.fixture(scope="session")
+def vhosts(node: Node) -> Callable[[], Vhost]:
+    """Makes vhosts, many with one call: rabbitmqctl takes half a second each time."""
+    ready: list[str] = []
+    made = 0
+
+    def make() -> Vhost:
+        nonlocal made
+        if not ready:
+            names = [f"test{number}" for number in range(made, made + _VHOSTS_AT_ONCE)]
+            made += _VHOSTS_AT_ONCE
+            listed = ", ".join(f'<<"{name}">>' for name in names)
+            node.ctl("eval", _MAKE_VHOSTS % listed)
+            ready.extend(reversed(names))
+        return Vhost(node.port, ready.pop())
+
+    return make
+
+
+@pytest.fixture
+def vhost(vhosts: Callable[[], Vhost]) -> Vhost:
+    """A vhost that nobody else uses."""
+    return vhosts()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, vhost: Vhost) -> Iterator[Callable[..., Daemon]]:
+    """Makes daemons on the test's vhost, not started yet; all are gone at the end."""
+    daemons: list[Daemon] = []
+
+    def make(queues: dict[str, Any] | None = None, *, name: str = "daemon", **settings: Any) -> Daemon:
+        queues = queues or {"task_queue": {"handler": "ledgers:work", "workers": 2}}
+        daemons.append(Daemon(tmp_path / name, settings.pop("url", vhost), queues, **settings))
+        return daemons[-1]
+
+    yield make
+    for one in daemons:
+        one.__exit__()

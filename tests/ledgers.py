@@ -1,0 +1,109 @@
+"""Handlers for the tests. Each writes what it did to a file of the test's, one O_APPEND write a line."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from workqueued import Reject, Task
+
+
+def note(task: Task, what: str) -> None:
+    """Append a line to the ledger."""
+    entry = {
+        "what": what,
+        "body": task.body.decode(errors="replace"),
+        "id": task.message_id,
+        "pid": os.getpid(),
+        "at": time.monotonic(),
+        "redelivered": task.redelivered,
+    }
+    path = Path(os.environ["WQ_TEST_DIRECTORY"]) / "ledger"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, json.dumps(entry).encode() + b"\n")
+    os.close(descriptor)
+
+
+def work(task: Task) -> None:
+    """Sleep for as many seconds as the body's first word says, if it is a number."""
+    note(task, "started")
+    try:
+        seconds = float(task.text.split()[0])
+    except (ValueError, IndexError):
+        seconds = 0.0
+    time.sleep(seconds)
+    note(task, "finished")
+
+
+async def work_async(task: Task) -> None:
+    """An async handler."""
+    note(task, "finished")
+
+
+class Counting:
+    """A handler that is built once per worker."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, task: Task) -> None:
+        """Count and note."""
+        self.calls += 1
+        note(task, f"call {self.calls}")
+        note(task, "finished")
+
+
+def misbehave(task: Task) -> None:  # noqa: PLR0912 - a list of all that can go wrong
+    """Do what the body says."""
+    note(task, "started")
+    match task.text:
+        case "raise":
+            raise ValueError("no\nsuch\nluck")
+        case "reject":
+            raise Reject("bad address")
+        case "sys.exit":
+            sys.exit(3)
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "generator exit":
+            raise GeneratorExit
+        case "unprintable":
+            raise UnprintableError
+        case "print":
+            print("one line\nand another")
+            print("to stderr", file=sys.stderr)
+        case "fork":
+            if os.fork() == 0:
+                return
+            os.wait()
+        case "signals":
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            signal.set_wakeup_fd(-1)
+        case "exit":
+            os._exit(9)
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+    note(task, "finished")
+
+
+class UnprintableError(Exception):
+    """An exception that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+not_callable = 42
+
+
+def takes_none() -> None:
+    """A function that takes no task."""
+
+
+def returns_coroutine(task: Task) -> Any:
+    """A function that forgets to await."""
+    return work_async(task)
