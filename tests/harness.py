@@ -3,12 +3,12 @@
 import contextlib
 import json
 import os
-from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from typing import Any, Self
 
 import pika
