@@ -22,9 +22,15 @@ T = TypeVar("T")
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+#: YAML 1.1's truth values.
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}")
-#: The userinfo part of a URL: never shown.
-_USERINFO = re.compile(r"//[^/@]*@")
+#: The userinfo part of a URL: never shown. A password may hold / or @ by mistake, so everything up to the last @ goes;
+#: without an @, what stands in the port's place may be one.
+_USERINFO = re.compile(r"\A([A-Za-z][\w+.-]*://)?.*@", re.DOTALL)
+_NOT_A_PORT = re.compile(r"(//[^/:\[]*:)(?!\d+(?:/|$)).+", re.DOTALL)
+#: Sections lie three deep. PyYAML's C composer recurses without a limit, and would end the process by SIGSEGV.
+_DEEPEST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ def load(file: Path, section: type[T]) -> T:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     try:
-        root = yaml.compose(content, Loader=_Loader)
+        root = _compose(content)
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}:{_describe_syntax(error, content)}") from error
     walk = Walk(file, [])
@@ -95,6 +101,17 @@ def load(file: Path, section: type[T]) -> T:
 LEAST = "queues:\n  task_queue:\n    handler: workqueued.samples:dots"
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _compose(content: str) -> yaml.Node | None:
+    """The root node of a document; None when there is none."""
+    depth = 0
+    for event in yaml.parse(content, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            mark: Any = event.start_mark
+            raise yaml.MarkedYAMLError(problem="nested too deep", problem_mark=mark)
+    return yaml.compose(content, Loader=_Loader)
 
 
 def read_section(section: type[Any]) -> Reader:
@@ -199,14 +216,15 @@ def _describe(node: yaml.Node) -> str:
 
 
 def redact(text: str) -> str:
-    """Text without the user and password of any URL in it."""
-    return _USERINFO.sub("//***@", text)
+    """A URL, or what was meant to be one, without user and password."""
+    return _NOT_A_PORT.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
 
 
 def _describe_syntax(error: yaml.YAMLError, text: str) -> str:
     """A YAML syntax error as `LINE: text`."""
     mark = getattr(error, "problem_mark", None)
-    line = mark.line + 1 if mark else 1
+    # Without a mark it is a character that YAML does not know; libyaml counts bytes.
+    line = (mark.line if mark else text.encode()[: getattr(error, "position", 0)].count(b"\n")) + 1
     rows = text.splitlines()
     row = rows[line - 1] if line <= len(rows) else ""
     if "\t" in row[: len(row) - len(row.lstrip())]:
@@ -247,14 +265,17 @@ def text(expected: str = "text") -> Reader:
 
 
 def parsed(parse: Callable[[str], T], expected: str) -> Reader:
-    """A reader for text that `parse` turns into a value; ValueError is a mistake, and its text is shown."""
+    """A reader for text that `parse` turns into a value.
+
+    A ValueError is a mistake, and its text is shown: it must not quote what may be a password.
+    """
     read_text = text(expected)
 
     def read(walk: Walk, node: yaml.Node, path: str) -> T:
         try:
             return parse(read_text(walk, node, path))
         except ValueError as error:
-            raise _Wrong(f"{expected} ({redact(str(error))})") from error
+            raise _Wrong(f"{expected} ({error})") from error
 
     return read
 
@@ -265,7 +286,10 @@ def path_beside_file(expected: str) -> Reader:
 
     def read(walk: Walk, node: yaml.Node, path: str) -> Path:
         relative: str = read_text(walk, node, path)
-        return (walk.file.absolute().parent / relative).resolve()
+        try:
+            return (walk.file.absolute().parent / relative).resolve()
+        except (ValueError, RuntimeError, OSError) as error:  # a NUL in it; symbolic links in a circle
+            raise _Wrong(expected) from error
 
     return read
 
@@ -276,7 +300,8 @@ def integer(minimum: int, maximum: int, note: str = "") -> Reader:
 
     def read(_walk: Walk, node: yaml.Node, _path: str) -> int:
         digits = _scalar(node, ("int",), expected)
-        if not re.fullmatch(r"[+-]?\d+", digits) or not minimum <= int(digits) <= maximum:
+        # A leading zero is octal to YAML 1.1 and decimal to its readers; int() refuses more than 4300 digits.
+        if not re.fullmatch(r"[+-]?(0|[1-9]\d{0,8})", digits) or not minimum <= int(digits) <= maximum:
             raise _Wrong(expected)
         return int(digits)
 
@@ -316,7 +341,10 @@ def boolean() -> Reader:
     """A reader for true or false."""
 
     def read(_walk: Walk, node: yaml.Node, _path: str) -> bool:
-        return _scalar(node, ("bool",), "true or false").lower() in ("true", "yes", "on")
+        value = _scalar(node, ("bool",), "true or false").lower()
+        if value not in _TRUTH:  # what the file itself tagged as !!bool
+            raise _Wrong("true or false")
+        return _TRUTH[value]
 
     return read
 
