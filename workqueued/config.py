@@ -58,7 +58,16 @@ class BrokerUrl:
         Raises:
             ValueError: it is no AMQP URL.
         """
-        url = urlsplit(text)
+        try:
+            url = urlsplit(text)
+            port = url.port
+            text.encode()  # an environment variable may hold bytes that are no UTF-8
+        except ValueError:
+            # Not "from error", and without its text: it quotes what may be the password.
+            hint = "host and port must be a name and a number; / @ : in a password are written %2F %40 %3A"
+            raise ValueError(hint) from None
+        if url.scheme == "amqps":
+            raise ValueError("TLS is not supported yet, so the scheme must be amqp")
         if url.scheme != "amqp":
             raise ValueError("the scheme must be amqp")
         if not url.hostname:
@@ -70,7 +79,7 @@ class BrokerUrl:
             raise ValueError("a / in the vhost is written %2F")
         return cls(
             host=url.hostname,
-            port=url.port or 5672,
+            port=port or 5672,
             user=unquote(url.username) if url.username is not None else "guest",
             password=unquote(url.password) if url.password is not None else "guest",
             vhost=unquote(vhost) or "/",
@@ -168,12 +177,12 @@ class Log:
 
 
 def _check_queue_name(name: str) -> str | None:
+    if not name or not name.isprintable():
+        return "expected a printable name"
     if len(name.encode()) > _LONGEST_NAME:
         return f"the name is longer than {_LONGEST_NAME} bytes"
     if name.startswith("amq."):
         return "names that begin with amq. belong to the broker"
-    if not name or not name.isprintable():
-        return "expected a printable name"
     return None
 
 
