@@ -1,0 +1,67 @@
+# The interpreter of the virtual environment, 3.11 or later; Debian's if there is none yet.
+PYTHON ?= python3
+BIN = .venv/bin
+PYTEST = $(BIN)/pytest
+
+export PYTHON
+
+.DEFAULT_GOAL = help
+.PHONY: help provision venv run demo lint types contracts test test-unit test-process test-broker test-daemon check \
+	bench dist clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+provision:
+	@dev/provision
+
+venv: .venv/.ready  ## make .venv and everything it needs (asks apt for Python, RabbitMQ, …)
+
+# Made anew when the dependencies change. The stamp comes last: an interrupted build is done again.
+.venv/.ready: setup.cfg pyproject.toml | provision
+	@echo "venv: making .venv (half a minute)"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: venv  ## RabbitMQ, supervisord and four workers, in the foreground; Ctrl-C ends them all
+	@$(BIN)/python -m dev.run
+
+demo: venv  ## the same unattended: kills, reload, restart, and figures; about 40 seconds
+	@$(BIN)/python -m dev.demo
+
+lint: venv  ## ruff
+	$(BIN)/ruff check
+
+types: venv  ## mypy --strict
+	$(BIN)/mypy
+
+contracts: venv  ## who may import whom
+	$(BIN)/lint-imports
+
+test: venv  ## all tests
+	$(PYTEST)
+
+test-unit: venv  ## tests that need nothing
+	$(PYTEST) tests/unit
+
+test-process: venv  ## tests with real processes, without a broker
+	$(PYTEST) tests/process
+
+test-broker: venv  ## tests with a real RabbitMQ
+	$(PYTEST) tests/broker
+
+test-daemon: venv  ## tests of the whole daemon: RabbitMQ, supervisord
+	$(PYTEST) tests/daemon
+
+check: lint types contracts test  ## everything that must pass before a commit
+
+bench: venv  ## measure
+	$(BIN)/python bench/run.py
+
+dist: venv  ## a wheel, in dist/
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean:  ## remove all that make made, but your workqueued.yaml
+	rm -rf .venv .run dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
