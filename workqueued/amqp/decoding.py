@@ -12,8 +12,11 @@ from typing import Any
 import pika.data
 
 #: AMQP field types whose value pika cannot always represent, and the bytes each takes: a timestamp beyond the calendar
-#: (some clients send milliseconds) is shown as its number, a float that is infinite or not a number as None.
+#: (some clients send milliseconds or nanoseconds) is shown as its number, a float that is infinite or not a number as
+#: None.
 _WIDTHS = {b"T": 8, b"f": 4, b"d": 8}
+#: Field types that hold others, after four bytes of length; what lies deeper than Python can follow is shown as None.
+_CONTAINERS = (b"A", b"F")
 
 _decode_value = pika.data.decode_value
 _decode_short_string = pika.data.decode_short_string
@@ -28,7 +31,12 @@ def guard() -> None:
 def _guarded_value(encoded: bytes, offset: int) -> tuple[Any, int]:
     try:
         value, end = _decode_value(encoded, offset)
-    except (ValueError, OverflowError):
+    except RecursionError:
+        length = int.from_bytes(encoded[offset + 1 : offset + 5], "big")
+        if encoded[offset : offset + 1] not in _CONTAINERS:
+            raise
+        return None, offset + 5 + length
+    except (ValueError, OverflowError, OSError):  # OSError: gmtime(3) gives up before the calendar does
         kind = encoded[offset : offset + 1]
         if kind not in _WIDTHS:
             raise
