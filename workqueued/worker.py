@@ -245,6 +245,8 @@ class Worker:
         """
         if self._keeper.broken:
             consumer.service()
+        if self._draining():
+            consumer.stop()  # before the ack, upon which the broker would send the next message
         if verdict.outcome is Outcome.DEAD:
             self._bury(delivery, verdict)
         consumer.ack(delivery)
