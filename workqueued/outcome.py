@@ -53,18 +53,23 @@ def decide(raised: BaseException | None) -> Verdict:
     if raised is None:
         return DONE
     if isinstance(raised, Reject):
-        return Verdict(Outcome.DEAD, "rejected", one_line(raised.reason))
+        # A handler may raise Reject(404), or a subclass that sets no reason.
+        return Verdict(Outcome.DEAD, "rejected", one_line(_shown(getattr(raised, "reason", raised))))
     return Verdict(Outcome.DEAD, "failed", one_line(describe(raised)))
 
 
 def describe(error: BaseException) -> str:
     """`ValueError: text`, also for an exception whose `__str__` raises."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - user code; any answer is better than none
-        text = "(its text cannot be shown)"
+    text = _shown(error)
     name = type(error).__name__
     return f"{name}: {text}" if text else name
+
+
+def _shown(value: object) -> str:
+    try:
+        return str(value)
+    except BaseException:  # noqa: BLE001 - user code; any answer is better than none
+        return "(its text cannot be shown)"
 
 
 def one_line(text: str) -> str:
@@ -123,5 +128,3 @@ def _expires_at(properties: Properties, now: float) -> int:
 
 def _integer(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**62 else None
-
-
