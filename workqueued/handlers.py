@@ -36,10 +36,16 @@ def resolve(spec: str, pythonpath: Sequence[Path] = ()) -> Handler:
             target = getattr(target, name)
         except AttributeError as error:
             raise ConfigError(f"handler {spec}: {_describe_missing(target, name)}") from error
+        except BaseException as error:  # a module's __getattr__, a property: user code
+            raise ConfigError(
+                f"handler {spec}: looking up {name!r} raised {one_line(describe(error))}{_innermost_place(error)}"
+            ) from error
     if inspect.isclass(target):
         target = _build(target, spec)
     if not callable(target):
         raise ConfigError(f"handler {spec}: it is of type {type(target).__name__}, which cannot be called")
+    if any(inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code) for code in _code_of(target)):
+        raise ConfigError(f"handler {spec}: it has a yield, so a call would not run it; make it a plain function")
     _check_signature(target, spec)
     return _runner(target)
 
@@ -62,6 +68,8 @@ def _import(name: str, spec: str, pythonpath: Sequence[Path]) -> Any:
 
 
 def _innermost_place(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):  # raised by the compiler: its text says where
+        return ""
     trace = error.__traceback__
     if trace is None:
         return ""
@@ -96,14 +104,16 @@ def _check_signature(target: Any, spec: str) -> None:
         raise ConfigError(f"handler {spec}: it must take one argument, the task; it takes {signature}") from error
 
 
+def _code_of(target: Any) -> tuple[Any, Any]:
+    """What may run when the target is called: itself (a function, a partial), or its class's `__call__`."""
+    return target, type(target).__call__
+
+
 def _runner(target: Any) -> Handler:
-    call = target if inspect.isroutine(target) else type(target).__call__
-    if not inspect.iscoroutinefunction(call):
+    if not any(map(inspect.iscoroutinefunction, _code_of(target))):
         return target  # type: ignore[no-any-return]
 
     def run_async(task: Task) -> None:
         asyncio.run(target(task))
 
     return run_async
-
-
