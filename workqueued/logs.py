@@ -25,6 +25,8 @@ _PIPE_BUF = select.PIPE_BUF
 _PATIENCE_MS = 200
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _LONGEST_VALUE = 2600
+#: Larger numbers are written as text: not every reader of JSON has them, and int refuses to print 4300 digits.
+_LARGEST_NUMBER = 2**63
 
 log: Any = structlog.get_logger()
 
@@ -37,20 +39,21 @@ class LineWriter:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._choked = False
+        self._pid = os.getpid()
         self.dropped = 0
 
     def msg(self, line: str) -> None:
         """Write one line."""
+        pid = os.getpid()
+        if pid != self._pid:  # what the master dropped before the fork is the master's to report
+            self._pid, self.dropped = pid, 0
         if self.dropped and self._room(0):
-            dropped, self.dropped = self.dropped, 0
-            notice = {"event": "log.dropped", "level": "warning", "time": _now(), "pid": os.getpid(), "lines": dropped}
-            self._write(json.dumps(notice))
-        if self.dropped or not self._room(0 if self._choked else _PATIENCE_MS):
-            self._choked = True
-            self.dropped += 1
-            return
-        self._choked = False
-        self._write(line)
+            notice = {"event": "log.dropped", "level": "warning", "time": _now(), "pid": pid, "lines": self.dropped}
+            if self._write(json.dumps(notice)):
+                self.dropped = 0
+        patience = 0 if self._choked else _PATIENCE_MS
+        self._choked = bool(self.dropped) or not self._room(patience) or not self._write(line)
+        self.dropped += self._choked
 
     log = debug = info = warn = warning = error = critical = fatal = failure = msg
 
@@ -62,14 +65,14 @@ class LineWriter:
             return False
         return bool(events) and bool(events[0][1] & select.POLLOUT)
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: str) -> bool:
         data = line.encode("utf-8", "backslashreplace")
         # A console line may be longer (a traceback): it is for eyes, not for machines.
         try:
             os.write(self._descriptor, data + b"\n")
         except OSError:  # reader gone, disk full
-            self._choked = True
-            self.dropped += 1
+            return False
+        return True
 
 
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
@@ -110,19 +113,33 @@ def _now() -> str:
 
 def _stamp(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Time, level and event first: a person reads them first, too."""
-    return {"time": _now(), "level": method, "event": event.pop("event"), **event}
+    stamp = {"time": _now(), "level": method, "event": event.pop("event", None)}
+    return stamp | {f"{key}_" if key in stamp else key: value for key, value in event.items()}
 
 
 def _render_json(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
-    line = json.dumps(event, default=repr, ensure_ascii=True)
-    if len(line) < _PIPE_BUF:
-        return line
-    return json.dumps(_shortened(event), default=repr, ensure_ascii=True)
+    try:
+        line = json.dumps(event, default=repr, allow_nan=False)
+    except Exception:  # noqa: BLE001 - NaN, a cycle, a key or a number that JSON has not, a repr that raises
+        line = json.dumps({key: _plain(value) for key, value in event.items()})
+    return line if len(line) < _PIPE_BUF else json.dumps(_shortened(event))
+
+
+def _plain(value: Any) -> str | int | float | None:
+    """A value that JSON has for certain."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER:  # NaN is not less than anything
+        return value
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - user code; any answer is better than none
+        return "(cannot be shown)"
 
 
 def _shortened(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event with its longest texts cut until it fits into PIPE_BUF."""
-    values = {key: value if isinstance(value, int | float | None) else str(value) for key, value in event.items()}
+    values = {key: _plain(value) for key, value in event.items()}
     limit = _LONGEST_VALUE
     while limit > 16:
         short = {k: v[:limit] + "…" if isinstance(v, str) and len(v) > limit else v for k, v in values.items()}
@@ -130,7 +147,7 @@ def _shortened(event: Mapping[str, Any]) -> dict[str, Any]:
         if len(json.dumps(short)) < _PIPE_BUF:
             return short
         limit //= 2
-    return {key: values[key] for key in ("time", "level", "event") if key in values} | {"shortened": True}
+    return {key: str(values.get(key))[:100] for key in ("time", "level", "event")} | {"shortened": True}
 
 
 def _console(colors: bool) -> Callable[..., str]:  # noqa: FBT001 - one call, named there
@@ -143,7 +160,10 @@ def _console(colors: bool) -> Callable[..., str]:  # noqa: FBT001 - one call, na
         shown = {key: value for key, value in event.items() if key not in ("host", "generation", "role")}
         shown["time"] = str(shown["time"])[11:23]
         trace = shown.pop("traceback", None)
-        line = str(renderer(logger, method, shown))
+        try:
+            line = str(renderer(logger, method, shown))
+        except Exception:  # noqa: BLE001 - a repr that raises
+            line = _render_json(logger, method, shown)
         return f"{line}\n{trace}" if trace else line
 
     return render
