@@ -8,6 +8,8 @@ Runs in: any program that wants work done, and `wq-send`.
 When `send` returns, the broker holds the message: persistent, in its queue, confirmed.
 """
 
+import contextlib
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,13 +21,23 @@ from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.topology import declare_once
 from workqueued.config import Broker, BrokerUrl, Config, Queue, find_config, read_config
 from workqueued.delivery import ENQUEUED_AT, Message, Properties, new_message_id
-from workqueued.errors import ConfigError, NotConfirmedError, UnroutableError, UsageError, WorkqueuedError
-from workqueued.schema import redact
+from workqueued.errors import (
+    ConfigError,
+    ConnectionLostError,
+    DataError,
+    NotConfirmedError,
+    UnroutableError,
+    UsageError,
+    WorkqueuedError,
+)
+from workqueued.schema import parse_duration, redact
 
 #: How many messages are on their way at once: 10 to 13 times the rate of one at a time, and more brings little.
 WINDOW = 1000
 #: The same in bytes, so that large bodies do not pile up in memory.
 WINDOW_BYTES = 16 * 2**20
+#: The longest expiration that RabbitMQ takes, ms: 49.7 days.
+_LONGEST_EXPIRATION = 2**32 - 1
 
 
 class Sender:
@@ -59,7 +71,7 @@ class Sender:
     @classmethod
     def from_config(cls, config: Config, timeout: float = 30.0) -> Self:
         """A sender for a configuration that was read already."""
-        sender = cls(url=(), timeout=timeout)
+        sender = cls(url="amqp://localhost", timeout=timeout)
         sender._broker, sender._queues = config.broker, config.queues
         sender._publisher = Publisher(config.broker, "wq-send")
         return sender
@@ -87,14 +99,18 @@ class Sender:
 
         Raises:
             UsageError: no queue is named, and there is not exactly one.
+            DataError: text that UTF-8 cannot hold.
+            TypeError: a body that is neither bytes nor text, or an unknown property.
         """
+        unknown = properties.keys() - _PROPERTIES
+        if unknown:
+            raise TypeError(f"no such property: {', '.join(sorted(unknown))}; there are {', '.join(_PROPERTIES)}")
         now = time.time()
         headers = {ENQUEUED_AT: int(now * 1000), **(properties.pop("headers", None) or {})}
         properties.setdefault("timestamp", int(now))
         if properties.get("message_id") is None:
             properties["message_id"] = new_message_id()
-        data = body.encode() if isinstance(body, str) else bytes(body)
-        return Message(self.queue(queue), data, Properties(headers=headers, **properties))
+        return Message(self.queue(queue), _data(body), Properties(headers=headers, **properties))
 
     def queue(self, name: str | None) -> str:
         """The queue that is meant.
@@ -106,7 +122,8 @@ class Sender:
             return name
         if len(self._queues) == 1:
             return next(iter(self._queues))
-        known = f"there are {', '.join(self._queues)}" if self._queues else "with a URL there is no default"
+        there = ", ".join(self._queues)
+        known = f"there are {there}" if there else "with a URL (or $WQ_URL) there is no default"
         raise UsageError(f"which queue? Name one with --queue (queue= in Python): {known}")
 
     def send(self, body: bytes | str, *, queue: str | None = None, **properties: Any) -> str:
@@ -130,8 +147,7 @@ class Sender:
             try:
                 self._publisher.send(message, deadline)
             except UnroutableError:
-                if not self._declare(message.queue):
-                    raise
+                self._declare(message.queue, deadline)
                 self._publisher.send(message, deadline)
         except NotConfirmedError:
             self._publisher.close()  # its confirm may still come, and would be taken for the next one's
@@ -151,27 +167,48 @@ class Sender:
             stream.put(message)
             while stream.full:
                 stream.turn()
-            yield from stream.take()
+            for safe in stream.take():
+                yield safe.properties.message_id or ""
         while stream.in_flight:
             stream.turn()
-            yield from stream.take()
+            for safe in stream.take():
+                yield safe.properties.message_id or ""
 
     def open(self, deadline: float) -> None:
         """Connect, if not connected; also when the connection was idle so long that the broker may have closed it."""
         publisher = self._publisher
-        stale = time.monotonic() - publisher.last_used > self._broker.heartbeat / 2
-        if publisher.is_open and not stale:
+        if publisher.is_open and not self.stale:
+            with contextlib.suppress(WorkqueuedError):
+                publisher.look()  # a broker that was restarted meanwhile has told us
+        if publisher.is_open and not self.stale:
             return
         publisher.close()
         publisher.open(deadline)
 
-    def _declare(self, queue: str) -> bool:
-        """Declare a queue as a worker would, if the configuration has it; the first to come makes it."""
+    @property
+    def stale(self) -> bool:
+        """Whether nobody served the connection for so long that the broker may have closed it."""
+        return time.monotonic() - self._publisher.serviced > self._broker.heartbeat / 2
+
+    def _declare(self, queue: str, deadline: float) -> None:
+        """Declare a queue as a worker would, if the configuration has it; the first to come makes it.
+
+        Raises:
+            UnroutableError: it is not for us to declare; says who could.
+        """
         known = self._queues.get(queue)
         if known is None or known.declare != "plain":
-            return False
-        declare_once(self._broker, queue, known, "wq-send")
-        return True
+            raise UnroutableError(f"there is no queue {queue!r} on {self._broker.url[0]}; {self._who_declares(queue)}")
+        left = max(0.1, deadline - time.monotonic())
+        broker = dataclasses.replace(self._broker, connect_timeout=min(self._broker.connect_timeout, left))
+        declare_once(broker, queue, known, "wq-send")
+
+    def _who_declares(self, queue: str) -> str:
+        if queue in self._queues:
+            return "its declare: false says that somebody else makes it"
+        if self._queues:
+            return f"the configuration has {', '.join(self._queues)}"
+        return "its consumer declares it (or wq-send with --config, for the queues that are in the file)"
 
     @property
     def publisher(self) -> Publisher:
@@ -184,14 +221,45 @@ class Sender:
         return self._timeout
 
 
+_PROPERTIES = tuple(field.name for field in dataclasses.fields(Properties))
+
+
+def _data(body: Any) -> bytes:
+    if isinstance(body, str):
+        try:
+            return body.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"the body is text that UTF-8 cannot hold: {error}") from error
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    raise TypeError(f"the body is {type(body).__name__}, expected bytes or str; for other data json.dumps() it")
+
+
+def expiration(duration: str) -> str:
+    """AMQP's expiration (milliseconds, as text) from a duration such as `10m`.
+
+    Raises:
+        ValueError: it is none, or longer than RabbitMQ takes.
+    """
+    milliseconds = int(parse_duration(duration) * 1000)
+    if milliseconds > _LONGEST_EXPIRATION:
+        raise ValueError(f"{duration!r} is too long; RabbitMQ takes at most 49d")
+    return str(milliseconds)
+
+
 def _parse_urls(url: str | Iterable[str]) -> tuple[BrokerUrl, ...]:
     texts = [url] if isinstance(url, str) else list(url)
-    try:
-        return tuple(BrokerUrl.parse(text) for text in texts)
-    except ValueError as error:
-        raise ConfigError(
-            f"url: found {redact(' '.join(texts))!r}, expected amqp://user:password@host:5672/%2F ({error})"
-        ) from error
+    urls = []
+    for text in texts:
+        try:
+            urls.append(BrokerUrl.parse(text))
+        except ValueError as error:
+            raise ConfigError(
+                f"url: found {redact(text)!r}, expected amqp://user:password@host:5672/%2F ({error})"
+            ) from error
+    if not urls:
+        raise ConfigError("url: an empty list, expected at least one URL")
+    return tuple(urls)
 
 
 class Stream:
@@ -208,7 +276,6 @@ class Stream:
         self._order: deque[tuple[int, Message]] = deque()
         self._settled: dict[int, WorkqueuedError | None] = {}
         self._known_queues: set[str] = set()
-        self._bytes = 0
         self._progress_at = clock()
         self.safe = 0
 
@@ -220,7 +287,7 @@ class Stream:
     @property
     def full(self) -> bool:
         """Whether to wait before the next `put`."""
-        return self._publisher.in_flight >= WINDOW or self._bytes >= WINDOW_BYTES
+        return self._publisher.in_flight >= WINDOW or self._publisher.in_flight_bytes >= WINDOW_BYTES
 
     def put(self, message: Message) -> None:
         """Publish. The first message to a queue is waited for, which tells whether the queue is there.
@@ -228,9 +295,12 @@ class Stream:
         Raises:
             WorkqueuedError: as for `Sender.send`.
         """
+        if self._publisher.is_open and self._sender.stale:
+            # The caller took its time, and heartbeats were missed.
+            self._settle_all()
+            self._sender.open(self._clock() + self._sender.timeout)
         if message.queue not in self._known_queues:
-            while self._publisher.in_flight:
-                self.turn()
+            self._settle_all()
             self._sender.deliver(message)
             self._known_queues.add(message.queue)
             ticket = -len(self._known_queues)  # it was confirmed already: any number that no publish has
@@ -240,7 +310,6 @@ class Stream:
                 self._progress_at = self._clock()
             ticket = self._publisher.publish(message)
         self._order.append((ticket, message))
-        self._bytes += len(message.body)
 
     def turn(self, until: Callable[[], bool] = lambda: False) -> None:
         """Wait for confirms, or for `until()` after a `wake` of the publisher.
@@ -252,25 +321,35 @@ class Stream:
         confirms = self._publisher.confirms
         waiting = bool(self._publisher.in_flight)
         limit = self._progress_at + self._sender.timeout if waiting else self._clock() + 1.0
-        if not self._publisher.pump_until(lambda: bool(confirms) or until(), limit) and waiting:
-            raise self._publisher.late()
-        if confirms:
-            self._progress_at = self._clock()
-        while confirms:
-            confirm = confirms.popleft()
-            self._settled[confirm.ticket] = confirm.error
+        try:
+            if not self._publisher.pump_until(lambda: bool(confirms) or until(), limit) and waiting:
+                raise self._publisher.late()
+        finally:
+            if confirms:
+                self._progress_at = self._clock()
+            while confirms:
+                confirm = confirms.popleft()
+                self._settled[confirm.ticket] = confirm.error
 
-    def take(self) -> Iterator[str]:
-        """The ids of further messages that are safe, in order.
+    def _settle_all(self) -> None:
+        """Wait for every confirm. Errors as for `turn`, but a connection that ends after the last confirm is none."""
+        while self._publisher.in_flight:
+            try:
+                self.turn()
+            except ConnectionLostError:
+                if self._publisher.in_flight:
+                    raise
+
+    def take(self) -> Iterator[Message]:
+        """Further messages that are safe, in order.
 
         Raises:
             UnroutableError, NotConfirmedError: the next one in order is not.
         """
         while self._order and self._order[0][0] in self._settled:
             ticket, message = self._order.popleft()
-            self._bytes -= len(message.body)
             error = self._settled.pop(ticket)
             if error is not None:
                 raise error
             self.safe += 1
-            yield message.properties.message_id or ""
+            yield message

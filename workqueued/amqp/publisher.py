@@ -30,7 +30,13 @@ from workqueued.errors import (
 
 _TOO_LARGE = re.compile(r"message size (\d+) is larger than configured max size (\d+)")
 #: Largest body of RabbitMQ 3.10; a larger one is refused before it is sent.
-_MOST_BYTES = 128 * 2**20
+MOST_BYTES = 128 * 2**20
+
+
+class TooLargeError(DataError):
+    """The broker takes no message of this size; `message` is the one, when it is known."""
+
+    message: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,8 @@ class Publisher:
 
     Attributes:
         confirms: outcomes in the order in which the broker told them; the caller takes them off.
-        last_used: CLOCK_MONOTONIC seconds of the last publish or confirm.
+        last_used: seconds on the clock of the last publish or confirm.
+        serviced: seconds on the clock at which the connection was last given a turn, and so its heartbeats.
     """
 
     def __init__(self, broker: Broker, name: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,11 +68,14 @@ class Publisher:
         self._failure: WorkqueuedError | None = None
         self._blocked: str | None = None
         self._next_tag = 1
+        self._tickets_before = 0
         self._unconfirmed: OrderedDict[int, Message] = OrderedDict()
+        self._unconfirmed_bytes = 0
         self._returned: set[int] = set()
         self._url: BrokerUrl | None = None
         self.confirms: deque[Confirm] = deque()
         self.last_used = 0.0
+        self.serviced = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -76,6 +86,11 @@ class Publisher:
     def in_flight(self) -> int:
         """How many messages are published and not yet confirmed."""
         return len(self._unconfirmed)
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """The size of their bodies."""
+        return self._unconfirmed_bytes
 
     @property
     def blocked(self) -> str | None:
@@ -105,8 +120,11 @@ class Publisher:
         raise worst(failures)
 
     def _open_one(self, url: BrokerUrl, deadline: float) -> None:
+        # The broker counts each channel's messages from 1; a ticket is never given twice.
+        self._tickets_before += self._next_tag - 1
         self._url, self._failure, self._blocked, self._next_tag = url, None, None, 1
         self._unconfirmed.clear()
+        self._unconfirmed_bytes = 0
         self._returned.clear()
         ready: list[bool] = []
         with translated(url):
@@ -141,16 +159,26 @@ class Publisher:
             self._fail(self._explain_channel_close(error))
 
     def _explain_channel_close(self, error: BaseException) -> WorkqueuedError:
-        text = str(getattr(error, "reply_text", error))
+        text, code = str(getattr(error, "reply_text", error)), getattr(error, "reply_code", None)
         too_large = _TOO_LARGE.search(text)
         if too_large:
-            return DataError(
-                f"the message has {too_large[1]} bytes and this broker takes at most {too_large[2]} "
-                "(max_message_size in rabbitmq.conf); put the data elsewhere and send a reference to it"
+            return self._explain_too_large(int(too_large[1]), int(too_large[2]))
+        if code == 403:
+            return RefusedError(
+                f"no permission to publish: {text}; the user needs write on amq.default: "
+                "rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ"
             )
-        if getattr(error, "reply_code", None) == 403:
-            return RefusedError(f"no permission to publish: {text}; the user needs write on amq.default")
+        if code == 406:  # of a channel that only publishes: an expiration or a header that the broker cannot read
+            return DataError(f"the broker does not take this message: {text}")
         return translate(error, self._url)
+
+    def _explain_too_large(self, size: int, most: int) -> WorkqueuedError:
+        error = TooLargeError(
+            f"the message has {size} bytes and this broker takes at most {most} "
+            "(max_message_size in rabbitmq.conf); put the data elsewhere and send a reference to it"
+        )
+        error.message = next((m for m in self._unconfirmed.values() if len(m.body) == size), None)
+        return error
 
     def _fail(self, error: WorkqueuedError) -> None:
         if self._failure is None:
@@ -162,10 +190,11 @@ class Publisher:
     def _on_unblocked(self, _connection: Any, _frame: Any) -> None:
         self._blocked = None
 
-    def _on_return(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
-        """The broker returns a message before it confirms it; the oldest with that id and not yet returned it is."""
+    def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
+        """The broker returns a message before it confirms it: the oldest to that queue, with that id, it is."""
         for tag, message in self._unconfirmed.items():
-            if message.properties.message_id == properties.message_id and tag not in self._returned:
+            same = (message.queue, message.properties.message_id) == (method.routing_key, properties.message_id)
+            if same and tag not in self._returned:
                 self._returned.add(tag)
                 return
 
@@ -187,6 +216,7 @@ class Publisher:
         message = self._unconfirmed.pop(tag, None)
         if message is None:
             return
+        self._unconfirmed_bytes -= len(message.body)
         error: WorkqueuedError | None = None
         if tag in self._returned:
             self._returned.discard(tag)
@@ -197,7 +227,7 @@ class Publisher:
                 "reject-publish) or has no leader"
             )
         self.last_used = self._clock()
-        self.confirms.append(Confirm(tag, error))
+        self.confirms.append(Confirm(self._tickets_before + tag, error))
 
     # --- what a caller does ---
 
@@ -206,11 +236,14 @@ class Publisher:
 
         Raises:
             ConnectionLostError: not open (any more).
-            DataError: AMQP cannot carry it: too large, or a property of a wrong type.
+            DataError: AMQP cannot carry it: too large, or a property of a wrong type. The publisher stays open.
         """
         self.check()
-        if len(message.body) > _MOST_BYTES:
-            raise DataError(f"the message has {len(message.body)} bytes; no broker takes more than {_MOST_BYTES}")
+        if len(message.body) > MOST_BYTES:
+            raise DataError(
+                f"the message has {len(message.body)} bytes and no broker takes more than {MOST_BYTES}; "
+                "put the data elsewhere and send a reference to it"
+            )
         try:
             self._channel.basic_publish("", message.queue, message.body, properties_to_pika(message.properties), True)  # noqa: FBT003
         except pika.exceptions.AMQPConnectionError as error:
@@ -218,12 +251,13 @@ class Publisher:
         except Exception as error:
             # pika encodes before it sends: the channel stays usable and no tag was used up.
             self.check()
-            raise DataError(f"AMQP cannot carry this message: {type(error).__name__}: {error}") from error
+            raise DataError(_explain_encoding(error)) from error
         tag = self._next_tag
         self._next_tag += 1
         self._unconfirmed[tag] = message
+        self._unconfirmed_bytes += len(message.body)
         self.last_used = self._clock()
-        return tag
+        return self._tickets_before + tag
 
     def check(self) -> None:
         """Raise what ended the connection or the channel, if something did."""
@@ -243,8 +277,15 @@ class Publisher:
         with translated(self._url):
             self._connection.ioloop.poll()
             self._connection.ioloop.process_timeouts()
+        self.serviced = self._clock()
         if self._failure is not None:
             raise self._failure
+
+    def look(self) -> None:
+        """One turn of the loop without waiting. Errors as for `pump`."""
+        if self._connection is not None:
+            self._connection.ioloop.call_later(0, _nothing)
+            self.pump()
 
     def pump_until(self, done: Callable[[], bool], deadline: float) -> bool:
         """Turn the loop until `done()`; False when the deadline came first. Errors as for `pump`."""
@@ -305,8 +346,8 @@ class Publisher:
         if connection is None:
             return
         with contextlib.suppress(Exception):
-            if connection.is_open:
-                connection.close()
+            if not (connection.is_closed or connection.is_closing):
+                connection.close()  # if it is still being opened, this drops it at once
                 limit = self._clock() + 1.0
                 timer = connection.ioloop.call_later(1.0, _nothing)
                 while not connection.is_closed and self._clock() < limit:
@@ -314,6 +355,15 @@ class Publisher:
                     connection.ioloop.process_timeouts()
                 connection.ioloop.remove_timeout(timer)
             connection.ioloop.close()
+
+
+def _explain_encoding(error: Exception) -> str:
+    if isinstance(error, pika.exceptions.UnsupportedAMQPFieldException):
+        value = error.args[-1]
+        return f"a header holds {value!r} ({type(value).__name__}); write it as text"
+    if isinstance(error, pika.exceptions.ShortStringTooLong):
+        return "a property, the queue's name or a header's name has more than 255 bytes"
+    return f"AMQP cannot carry this message: {type(error).__name__}: {error}"
 
 
 def _nothing() -> None:

@@ -1,39 +1,27 @@
 """`wq-send`: put messages into a queue; exit 0 means that the broker holds every one of them."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from workqueued import __version__
+from workqueued.amqp.publisher import MOST_BYTES
 from workqueued.config import SYSTEM_FILE, find_config
 from workqueued.delivery import Message
 from workqueued.errors import DataError, UsageError, WorkqueuedError
 from workqueued.schema import parse_duration
-from workqueued.sender import Sender, Stream
+from workqueued.sender import Sender, expiration
 
-_CHUNK = 1 << 16
-#: How much of a line an error message shows.
-_SHOWN = 60
-#: Keys of an NDJSON object and the type of each.
-_NDJSON_KEYS: Mapping[str, Any] = {
-    "body": (str, dict, list, int, float, bool, type(None)),
-    "queue": str,
-    "headers": dict,
-    "type": str,
-    "message_id": str,
-    "content_type": str,
-    "correlation_id": str,
-    "reply_to": str,
-    "priority": int,
-    "expires": str,
-}
+
+class OutputError(WorkqueuedError):
+    """The ids of messages that are safe cannot be written."""
+
+    exit_code = os.EX_IOERR
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,21 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = _parse(argv)
         with _make_sender(options) as sender:
-            report = _Report(options)
             if options.lines or options.ndjson:
-                return _send_bulk(sender, options, report)
-            message = sender.message(_one_body(options), **_properties(options))
-            sender.deliver(message)
-            report.confirmed(message.queue, message.properties.message_id or "")
+                _send_bulk(sender, options)
+            else:
+                _send_one(sender, options)
     except WorkqueuedError as error:
         print(f"wq-send: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our ids went away; the messages that it was told of are safe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return os.EX_IOERR
     except KeyboardInterrupt:
-        print("wq-send: interrupted; what was not printed is not known to be sent", file=sys.stderr)
+        print("wq-send: interrupted; the message is not known to be sent", file=sys.stderr)
         return 130
     return os.EX_OK
 
@@ -74,9 +56,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("words", nargs="*", metavar="WORD", help="the message, words joined by a space; - reads stdin")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--lines", action="store_true", help="a message for every line of the input")
+    how.add_argument("--lines", action="store_true", help="a message for every line, its bytes as they are")
     how.add_argument(
-        "--ndjson", action="store_true", help='a message for every JSON line: {"body": …, "headers": …, "type": …}'
+        "--ndjson",
+        action="store_true",
+        help='a message for every JSON line: {"body": …, "queue": …, "headers": {}, "type": …, "message_id": …, '
+        '"content_type": …, "correlation_id": …, "reply_to": …, "priority": …, "expires": "10m"}',
     )
     parser.add_argument("--file", type=Path, metavar="FILE", help="read from FILE instead of stdin")
     parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N lines: resume a bulk")
@@ -102,7 +87,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-q", "--quiet", action="store_true", help="print no message ids")
     parser.add_argument("--json", action="store_true", help='print {"message_id": …, "queue": …} for each message')
     parser.add_argument("--version", action="version", version=f"wq-send {__version__}")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     _check_together(parser, options)
     return options
 
@@ -119,7 +104,7 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
         parser.error("--skip takes a number of lines")
     if options.priority is not None and not 0 <= options.priority <= 255:
         parser.error(f"--priority: found {options.priority}, expected 0 to 255")
-    if not options.words and not options.file and sys.stdin.isatty():
+    if not options.words and not options.file and os.isatty(0):
         parser.error("nothing to send: give words, or - to type the message and end it with Ctrl-D")
 
 
@@ -156,209 +141,88 @@ def _properties(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _expiration(duration: str) -> str:
-    """AMQP's expiration: milliseconds as text."""
     try:
-        return str(int(parse_duration(duration) * 1000))
+        return expiration(duration)
     except ValueError as error:
         raise UsageError(f"--expires: {error}") from error
+
+
+def _send_one(sender: Sender, options: argparse.Namespace) -> None:
+    properties = _properties(options)
+    queue = sender.queue(properties.pop("queue"))
+    message = sender.message(_one_body(options), queue=queue, **properties)
+    sender.deliver(message)
+    _report(options, [message])
 
 
 def _one_body(options: argparse.Namespace) -> bytes:
     if options.words and options.words != ["-"]:
         return os.fsencode(" ".join(options.words))
-    with _open_input(options) as stream:
-        return stream.read()
-
-
-def _open_input(options: argparse.Namespace) -> BinaryIO:
-    if options.file is None:
-        return os.fdopen(os.dup(0), "rb")
     try:
-        return options.file.open("rb")  # type: ignore[no-any-return]
+        with os.fdopen(_open_input(options), "rb") as stream:
+            body = stream.read(MOST_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"--file: cannot read {options.file}: {error.strerror}") from error
+        raise UsageError(f"cannot read the input: {error.strerror}") from error
+    if len(body) > MOST_BYTES:
+        raise DataError(f"the input has more than {MOST_BYTES} bytes, which is more than any broker takes in a message")
+    if not body and not options.words and not options.file:
+        # Whatever was to write into the pipe failed, or there is none, as under cron.
+        raise DataError("nothing came on stdin; an empty message is sent with: wq-send ''")
+    return body
 
 
-@dataclass(slots=True)
-class _Report:
-    """Tells the caller what is safe."""
-
-    options: argparse.Namespace
-
-    def confirmed(self, queue: str, message_id: str) -> None:
-        if self.options.quiet:
-            return
-        if self.options.json:
-            print(json.dumps({"message_id": message_id, "queue": queue}))
-        else:
-            print(message_id)
+def _open_input(options: argparse.Namespace) -> int:
+    """The file descriptor to read from."""
+    try:
+        if options.file is None or options.file == Path("-"):
+            return os.dup(0)
+        return os.open(options.file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        what = f"--file: cannot read {options.file}" if options.file else "cannot read stdin"
+        raise UsageError(f"{what}: {error.strerror}") from error
 
 
-# --- bulk ------------------------------------------------------------------------------------------------------------
-
-
-class _Lines(threading.Thread):
-    """Reads lines in a thread, so that a slow input does not keep confirms and heartbeats waiting."""
-
-    def __init__(self, stream: BinaryIO, wake: Callable[[], None]) -> None:
-        super().__init__(name="lines", daemon=True)
-        self._stream = stream
-        self._wake = wake
-        self._room = threading.Semaphore(16)
-        self.batches: deque[list[bytes]] = deque()
-        self.ended = False
-
-    def run(self) -> None:
-        rest = b""
-        while chunk := os.read(self._stream.fileno(), _CHUNK):
-            lines = (rest + chunk).split(b"\n")
-            rest = lines.pop()
-            self._hand_over(lines)
-        if rest:
-            self._hand_over([rest])
-        self.ended = True
-        self._wake()
-
-    def _hand_over(self, lines: list[bytes]) -> None:
-        if lines:
-            self._room.acquire()
-            self.batches.append(lines)
-            self._wake()
-
-    def take(self) -> list[bytes]:
-        """The next lines; empty when there are none at the moment."""
-        if not self.batches:
-            return []
-        self._room.release()
-        return self.batches.popleft()
-
-
-@dataclass(slots=True)
-class _Progress:
-    """A bar on a terminal, nothing elsewhere."""
-
-    total: int | None
-    bar: Any = field(default=None)
-
-    def show(self) -> None:
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(unit=" messages", total=self.total, mininterval=0.2, leave=False)
-
-    def add(self, count: int) -> None:
-        if self.bar is not None and count:
-            self.bar.update(count)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-def _send_bulk(sender: Sender, options: argparse.Namespace, report: _Report) -> int:
-    stream = Stream(sender)
-    progress = _Progress(None)
+def _report(options: argparse.Namespace, messages: list[Message]) -> None:
+    """Print the ids of messages that are safe, at once: whoever reads them may be waiting."""
     if options.quiet:
-        progress.show()
-    with _open_input(options) as source:
-        lines = _Lines(source, sender.publisher.wake)
-        lines.start()
-        try:
-            _pump(sender, stream, lines, options, report, progress)
-        except WorkqueuedError as error:
-            raise _where_to_resume(error, options.skip + stream.safe) from error
-        finally:
-            progress.close()
-    return os.EX_OK
+        return
+    try:
+        for message in messages:
+            message_id = message.properties.message_id
+            print(json.dumps({"message_id": message_id, "queue": message.queue}) if options.json else message_id)
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):  # or Python tries again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise OutputError(
+            f"the broker holds the message, but its id cannot be printed ({error.strerror}); --quiet prints none"
+        ) from error
 
 
-def _pump(
-    sender: Sender, stream: Stream, lines: _Lines, options: argparse.Namespace, report: _Report, progress: _Progress
-) -> None:
-    """Lines in, confirms out, until both have ended."""
-    number = 0
-    broken: DataError | None = None
-    queue = sender.queue(options.queue) if not options.ndjson else options.queue or ""
+def _send_bulk(sender: Sender, options: argparse.Namespace) -> None:
+    from workqueued.cli import bulk
+
     properties = _properties(options)
 
-    def tell() -> None:
-        before = stream.safe
-        for message_id in stream.take():
-            report.confirmed(queue, message_id)
-        progress.add(stream.safe - before)
+    def make(line: bytes) -> Message | None:
+        if options.ndjson:
+            return bulk.message_of_json(sender, line, properties)
+        return sender.message(line, **properties)
 
-    def wait() -> None:
-        stream.turn(until=lambda: bool(lines.batches) or lines.ended)
-        tell()
+    def report(messages: list[Message]) -> None:
+        _report(options, messages)
+        if bar is not None:
+            bar.add(len(messages))
 
-    while broken is None and not (lines.ended and not lines.batches):
-        for line in lines.take():
-            number += 1
-            if number <= options.skip:
-                continue
-            try:
-                message = _message(sender, line, number, properties, ndjson=options.ndjson)
-            except DataError as error:
-                broken = error  # what came before it is sent and waited for
-                break
-            stream.put(message)
-            while stream.full:
-                stream.turn()
-            tell()
-        if not lines.batches and not lines.ended:
-            if sender.publisher.is_open:
-                wait()
-            else:
-                lines.join(0.05)
-    while stream.in_flight:
-        stream.turn()
-        tell()
-    if broken is not None:
-        raise broken
-
-
-def _message(
-    sender: Sender, line: bytes, number: int, properties: Mapping[str, Any], *, ndjson: bool
-) -> Message:
-    if not ndjson:
-        return sender.message(line, **{**properties, "message_id": None})
-    given = _parse_ndjson(line, number)
-    body = given.pop("body")
-    headers = {**properties["headers"], **given.pop("headers", {})}
-    if "expires" in given:
-        try:
-            given["expiration"] = str(int(parse_duration(given.pop("expires")) * 1000))
-        except ValueError as error:
-            raise DataError(f"line {number}: expires: {error}") from error
-    data = body if isinstance(body, str) else json.dumps(body)
-    if not isinstance(body, str) and not properties.get("content_type"):
-        given.setdefault("content_type", "application/json")
-    return sender.message(data, **{**properties, **given, "headers": headers})
-
-
-def _parse_ndjson(line: bytes, number: int) -> dict[str, Any]:
-    shown = line[:_SHOWN].decode("utf-8", "backslashreplace") + ("…" if len(line) > _SHOWN else "")
+    if options.lines:
+        properties["queue"] = sender.queue(options.queue)
+    descriptor = _open_input(options)
+    bar = bulk.Bar() if options.quiet else None
     try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"line {number} is not valid JSON ({error}): {shown}") from error
-    if not isinstance(value, dict) or "body" not in value:
-        raise DataError(f'line {number}: expected an object with a "body": {shown}')
-    for key, item in value.items():
-        if key not in _NDJSON_KEYS:
-            raise DataError(f"line {number}: unknown key {key!r}; known: {', '.join(_NDJSON_KEYS)}")
-        if not isinstance(item, _NDJSON_KEYS[key]) or (key == "priority" and item not in range(256)):
-            raise DataError(f"line {number}: {key}: found {json.dumps(item)[:_SHOWN]}, which it cannot be")
-    return value
-
-
-def _where_to_resume(error: WorkqueuedError, safe: int) -> WorkqueuedError:
-    """The error of a bulk, with the first line that is not known to be safe and the way on."""
-    text = (
-        f"{error}\nwq-send: lines 1 to {safe} are safe; the first that is not confirmed is line {safe + 1}. "
-        f"Resume with --skip {safe}"
-    )
-    return type(error)(text)
+        bulk.Bulk(sender, make, report, options.skip).run(descriptor)
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 if __name__ == "__main__":
