@@ -9,14 +9,15 @@ still has the message whatever happens to us.
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
-from workqueued.amqp.connection import connect, encoded_size
+from workqueued.amqp.connection import connect, encoded_size, translated
 from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.topology import declare_dead_queue
 from workqueued.backoff import Backoff
 from workqueued.config import Broker
-from workqueued.delivery import Message
+from workqueued.delivery import Message, Properties
 from workqueued.errors import UnroutableError, WorkqueuedError
 
 #: Time for one confirm before the copy is published again, seconds.
@@ -26,6 +27,8 @@ _AGAIN_FIRST, _AGAIN_MOST = 0.2, 10.0
 #: All properties and headers must fit into one frame of 131,072 bytes, or the broker closes the connection (501). The
 #: other properties are short strings: 2 KiB hold them all.
 _MOST_HEADER_BYTES = 131_072 - 2_048
+#: Bytes of an AMQP short string. A stranger's property that is no UTF-8 was made longer when it was decoded.
+_SHORT_STRING = 255
 
 
 class Copies:
@@ -51,6 +54,9 @@ class Copies:
             give_up: asked between two tries.
             pause: waits so many seconds between two tries.
             complain: hears each failure.
+
+        A message that the broker can never take, such as one of 20 MB after an upgrade to a RabbitMQ that takes 16,
+        stays with us and is complained about until somebody raises the broker's limit.
         """
         message = fit(message)
         backoff = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
@@ -81,7 +87,9 @@ class Copies:
         """The dead queue was deleted under us."""
         connection = connect(self._broker, self._name)
         try:
-            declare_dead_queue(connection.channel(), dead_queue)
+            with translated():
+                channel = connection.channel()
+            declare_dead_queue(channel, dead_queue)
         finally:
             with contextlib.suppress(Exception):
                 connection.close()
@@ -97,7 +105,11 @@ class Copies:
 
 
 def fit(message: Message) -> Message:
-    """The message with headers that AMQP can carry: what cannot be encoded, then the largest, is left out and named."""
+    """The message with properties that AMQP can carry, or its copy would be refused for ever.
+
+    Text that is too long is cut. A header that cannot be encoded, then the largest, is left out and named.
+    """
+    message = replace(message, properties=_cut(message.properties))
     headers = dict(message.properties.headers)
     sizes = {name: size for name, value in headers.items() if (size := _size(name, value)) is not None}
     left_out = [name for name in headers if name not in sizes]
@@ -113,6 +125,15 @@ def fit(message: Message) -> Message:
     kept = {name: value for name, value in headers.items() if name not in left_out}
     kept["x-wq-headers-left-out"] = ", ".join(left_out)[:500]
     return replace(message, properties=replace(message.properties, headers=kept))
+
+
+def _cut(properties: Properties) -> Properties:
+    short: dict[str, Any] = {
+        field.name: value.encode("utf-8", "replace")[:_SHORT_STRING].decode("utf-8", "ignore")
+        for field in fields(properties)
+        if isinstance(value := getattr(properties, field.name), str)
+    }
+    return replace(properties, **short)
 
 
 def _size(name: str, value: object) -> int | None:

@@ -44,17 +44,17 @@ def declare(channel: Any, name: str, queue: Queue) -> None:
                 channel.queue_declare(name, passive=True)
     except QueueRefusedError as error:
         raise QueueRefusedError(explain_refusal(name, queue, str(error))) from error
-    try:
-        declare_dead_queue(channel, name + DEAD_SUFFIX)
-    except QueueRefusedError as error:
-        raise QueueRefusedError(explain_dead_queue(name + DEAD_SUFFIX, str(error))) from error
+    declare_dead_queue(channel, name + DEAD_SUFFIX)
 
 
 def declare_dead_queue(channel: Any, name: str) -> None:
     """Declare a dead queue on a BlockingChannel; errors as for `declare`."""
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": _DEAD_QUEUE_DELIVERY_LIMIT}
-    with translated():
-        channel.queue_declare(name, durable=True, arguments=arguments)
+    try:
+        with translated():
+            channel.queue_declare(name, durable=True, arguments=arguments)
+    except QueueRefusedError as error:
+        raise QueueRefusedError(explain_dead_queue(name, str(error))) from error
 
 
 def declare_once(broker: Broker, name: str, queue: Queue, client: str) -> None:
@@ -114,19 +114,26 @@ def _explain_other(name: str, queue: Queue, text: str) -> str:
     if "NOT_FOUND" in text and queue.declare == "false":
         return f"queue {name!r} does not exist, and declare: false means that somebody else makes it ({text})"
     if "ACCESS_REFUSED" in text:
-        return (
-            f"no permission on queue {name!r} ({text}). The user needs configure, read and write on {name!r} "
-            f"and {name + DEAD_SUFFIX!r}, and write on amq.default: "
-            "rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ"
-        )
+        return _explain_permission(name, text)
     if "RESOURCE_LOCKED" in text:
         return f"queue {name!r} belongs to one connection alone (exclusive); choose another name ({text})"
     return f"the broker refuses queue {name!r}: {text}"
 
 
+def _explain_permission(name: str, text: str) -> str:
+    work = name.removesuffix(DEAD_SUFFIX)
+    return (
+        f"no permission on queue {name!r} ({text}). The user needs configure, read and write on {work!r} "
+        f"and {work + DEAD_SUFFIX!r}, and write on amq.default: "
+        "rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ"
+    )
+
+
 def explain_dead_queue(name: str, text: str) -> str:
     """The same for a dead queue, whose arguments are fixed."""
     difference = find_difference(text)
+    if "ACCESS_REFUSED" in text:
+        return _explain_permission(name, text)
     if difference is None:
         return f"the broker refuses the dead queue {name!r}: {text}"
     argument, wanted, found = difference
