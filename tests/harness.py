@@ -154,7 +154,9 @@ class Daemon:
 
     def events(self, name: str | None = None, **facts: Any) -> list[Event]:
         """The log's events with this name and these facts, oldest first; a line that is no JSON fails the test."""
-        found = []
+        found: list[Event] = []
+        if not self.log.exists():
+            return found
         for line in self.log.read_bytes().split(b"\n")[:-1]:
             event = json.loads(line)
             if name in (None, event["event"]) and all(event.get(key) == value for key, value in facts.items()):

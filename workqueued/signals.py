@@ -93,6 +93,11 @@ class Inbox:
         with contextlib.suppress(OSError):
             self._writer.send(bytes([number]))
 
+    def close(self) -> None:
+        """Let go of both ends."""
+        self._reader.close()
+        self._writer.close()
+
 
 def _leave_it_to_the_inbox(_number: int, _frame: FrameType | None) -> None:
     """Do nothing: the number is already in the inbox."""

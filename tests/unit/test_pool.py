@@ -17,7 +17,7 @@ def config(**queues: int | dict[str, Any]) -> Config:
 
 
 class History:
-    """A pool and a clock; carries out what the pool plans, with pids 100, 101, …"""
+    """A pool and a clock; carries out what the pool plans, with pids from 100."""
 
     def __init__(self, configuration: Config) -> None:
         self.pool = Pool(configuration, chance=lambda: 1.0)
@@ -286,7 +286,7 @@ def test_a_failed_canary_leaves_the_old_generation_at_work() -> None:
     assert history.dies("a/0", EX_CONFIG) is Ending.MISCONFIGURED
     assert history.pool.verdict is None
     assert spawned(history.step(120)) == []
-    assert len(list(history.pool.children())) == 3  # noqa: PLR2004 - the monitor and both old workers
+    assert len(list(history.pool.children())) == 3
     history.pool.reload(config(a=2))
     assert "a/0" in spawned(history.step())
 
@@ -370,10 +370,10 @@ def test_a_stop_drains_then_hands_back_then_kills() -> None:
     history.pool.stop(history.now)
     assert history.step() == [Drain(monitor), Drain(worker)]
     history.dies(MONITOR, 0)
-    assert history.deadline() == 30.0  # noqa: PLR2004
+    assert history.deadline() == 30.0
     assert history.step(29.9) == []
     assert history.step(0.1) == [HandBack(worker)]
-    assert history.deadline() == 5.0  # noqa: PLR2004
+    assert history.deadline() == 5.0
     assert history.step(4.9) == []
     assert history.step(0.2) == [Kill(worker, "did not hand back in time")]
     assert history.step() == []
