@@ -1,0 +1,67 @@
+"""The errors: between a child and the master, and to a shell, an error is its exit code."""
+
+import os
+
+import pytest
+
+from workqueued import Reject, WorkqueuedError, errors
+from workqueued.amqp.consumer import ConsumerCancelledError
+from workqueued.node import BrokerError, DirectoryError
+from workqueued.scoreboard import ScoreboardError
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.WorkqueuedError, 70),
+        (errors.UsageError, 64),
+        (errors.DataError, 65),
+        (errors.ConfigError, 78),
+        (errors.TemporaryError, 75),
+        (errors.ConnectionLostError, 75),
+        (errors.NotConfirmedError, 75),
+        (errors.RefusedError, 77),
+        (errors.QueueRefusedError, 77),
+        (errors.UnroutableError, 69),
+        (ConsumerCancelledError, 75),
+        (ScoreboardError, 74),
+        (BrokerError, 69),
+        (DirectoryError, 73),
+    ],
+)
+def test_each_error_has_its_exit_code(error: type[WorkqueuedError], code: int) -> None:
+    """Of sysexits.h; scripts rely on the numbers."""
+    assert error("x").exit_code == code
+    assert issubclass(error, WorkqueuedError)
+
+
+def test_every_error_is_in_the_list_above() -> None:
+    """A new one must choose its code."""
+    listed = {error for mark in test_each_error_has_its_exit_code.pytestmark for error, _ in mark.args[1]}  # type: ignore[attr-defined]
+    pending, known = [WorkqueuedError], set()
+    while pending:
+        error = pending.pop()
+        if error.__module__.startswith("workqueued."):
+            known.add(error)
+        pending += error.__subclasses__()
+    assert known == listed
+
+
+def test_what_a_caller_tells_apart_is_told_apart() -> None:
+    """A worker ends over a refused queue, and goes on over a refused connection; both go on over a loss."""
+    assert issubclass(errors.QueueRefusedError, errors.RefusedError)
+    assert not issubclass(errors.RefusedError, errors.TemporaryError)
+    assert not issubclass(errors.UnroutableError, errors.TemporaryError)
+    assert issubclass(ConsumerCancelledError, errors.ConnectionLostError)
+
+
+def test_a_reject_is_a_verdict_and_no_error_of_ours() -> None:
+    """It is raised by handlers, and must not pass for something that went wrong in here."""
+    assert not issubclass(Reject, WorkqueuedError)
+    assert Reject("because").reason == str(Reject("because")) == "because"
+    assert Reject().reason == "rejected by the handler"
+
+
+def test_exit_codes_are_those_of_the_system() -> None:
+    """The numbers above, by name."""
+    assert (os.EX_SOFTWARE, os.EX_CONFIG, os.EX_TEMPFAIL, os.EX_NOPERM) == (70, 78, 75, 77)
