@@ -164,7 +164,7 @@ def _console(colors: bool) -> Callable[..., str]:  # noqa: FBT001 - one call, na
             line = str(renderer(logger, method, shown))
         except Exception:  # noqa: BLE001 - a repr that raises
             line = _render_json(logger, method, shown)
-        return f"{line}\n{trace}" if trace else line
+        return f"{line}\n{trace}".rstrip("\n") if trace else line
 
     return render
 
