@@ -119,9 +119,6 @@ class Broker:
     connect_timeout: float = key(
         duration("100ms", "5m"), "how long one attempt to connect to one host may take", default=10.0
     )
-    blocked_timeout: float = key(
-        duration("1s", "1h"), "how long a publish waits while the broker's alarm blocks publishers", default=30.0
-    )
 
 
 def _check_handler(text: str) -> str:
