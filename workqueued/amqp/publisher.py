@@ -31,6 +31,8 @@ from workqueued.errors import (
 _TOO_LARGE = re.compile(r"message size (\d+) is larger than configured max size (\d+)")
 #: Largest body of RabbitMQ 3.10; a larger one is refused before it is sent.
 MOST_BYTES = 128 * 2**20
+#: How long the broker has to answer a close, seconds.
+_CLOSE_WITHIN = 1.0
 
 
 class TooLargeError(DataError):
@@ -348,13 +350,22 @@ class Publisher:
         with contextlib.suppress(Exception):
             if not (connection.is_closed or connection.is_closing):
                 connection.close()  # if it is still being opened, this drops it at once
-                limit = self._clock() + 1.0
-                timer = connection.ioloop.call_later(1.0, _nothing)
-                while not connection.is_closed and self._clock() < limit:
-                    connection.ioloop.poll()
-                    connection.ioloop.process_timeouts()
-                connection.ioloop.remove_timeout(timer)
+            if not _turn_until_closed(connection, _CLOSE_WITHIN):
+                # The broker hangs or does not read. pika has no public way to drop the socket.
+                connection._terminate_stream(None)  # noqa: SLF001
+                _turn_until_closed(connection, _CLOSE_WITHIN)
+        with contextlib.suppress(Exception):
             connection.ioloop.close()
+
+
+def _turn_until_closed(connection: Any, seconds: float) -> bool:
+    limit = time.monotonic() + seconds
+    timer = connection.ioloop.call_later(seconds, _nothing)
+    while not connection.is_closed and time.monotonic() < limit:
+        connection.ioloop.poll()
+        connection.ioloop.process_timeouts()
+    connection.ioloop.remove_timeout(timer)
+    return bool(connection.is_closed)
 
 
 def _explain_encoding(error: Exception) -> str:

@@ -87,7 +87,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-q", "--quiet", action="store_true", help="print no message ids")
     parser.add_argument("--json", action="store_true", help='print {"message_id": …, "queue": …} for each message')
     parser.add_argument("--version", action="version", version=f"wq-send {__version__}")
-    options = parser.parse_intermixed_args(argv)
+    # Words may stand before and after options. What follows -- is words alone, which parse_intermixed_args forgets.
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_intermixed_args(arguments[:end])
+    options.words += arguments[end + 1 :]
     _check_together(parser, options)
     return options
 
