@@ -247,7 +247,6 @@ def test_a_bad_duration_is_told_with_the_range_and_examples(mistakes: Read, writ
         ("heartbeat", "0s", "2s to 10m"),
         ("heartbeat", "11m", "2s to 10m"),
         ("connect_timeout", "99ms", "100ms to 5m"),
-        ("blocked_timeout", "2h", "1s to 1h"),
         ("connect_timeout", "9" * 400 + "d", "100ms to 5m"),
     ],
 )
@@ -474,7 +473,6 @@ def test_the_defaults_are_what_the_documents_say(tmp_path: Path) -> None:
             "password_file": None,
             "heartbeat": "30s",
             "connect_timeout": "10s",
-            "blocked_timeout": "30s",
         },
         "drain_timeout": "30s",
         "monitor": {"interval": "10s"},
@@ -508,7 +506,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         """
-        broker: {url: 'amqp://a:b@c:1/d', heartbeat: 5m, connect_timeout: 500ms, blocked_timeout: 1h}
+        broker: {url: 'amqp://a:b@c:1/d', heartbeat: 5m, connect_timeout: 500ms}
         queues:
           x.y: {handler: 'a.b:c.d', type: classic, declare: false, workers: 7, paused: true}
         pythonpath: lib
@@ -520,9 +518,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     assert config == Config(
         queues={"x.y": Queue(handler="a.b:c.d", type="classic", declare="false", workers=7, paused=True)},
-        broker=Broker(
-            url=(BrokerUrl("c", 1, "a", "b", "d"),), heartbeat=300.0, connect_timeout=0.5, blocked_timeout=3600.0
-        ),
+        broker=Broker(url=(BrokerUrl("c", 1, "a", "b", "d"),), heartbeat=300.0, connect_timeout=0.5),
         pythonpath=(tmp_path / "lib",),
         drain_timeout=1.5,
         monitor=Monitor(interval=3600.0),

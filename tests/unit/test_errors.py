@@ -1,9 +1,13 @@
 """The errors: between a child and the master, and to a shell, an error is its exit code."""
 
+import importlib
 import os
+import pkgutil
+import signal
 
 import pytest
 
+import workqueued
 from workqueued import Reject, WorkqueuedError, errors
 from workqueued.amqp.consumer import ConsumerCancelledError
 from workqueued.node import BrokerError, DirectoryError
@@ -35,16 +39,19 @@ def test_each_error_has_its_exit_code(error: type[WorkqueuedError], code: int) -
     assert issubclass(error, WorkqueuedError)
 
 
-def test_every_error_is_in_the_list_above() -> None:
-    """A new one must choose its code."""
-    listed = {error for mark in test_each_error_has_its_exit_code.pytestmark for error, _ in mark.args[1]}  # type: ignore[attr-defined]
-    pending, known = [WorkqueuedError], set()
+def test_every_error_of_the_package_has_a_code_of_sysexits() -> None:
+    """Or that of a shell for Ctrl-C. 0 would mean success, 1 nothing in particular."""
+    for module in pkgutil.walk_packages(workqueued.__path__, "workqueued."):
+        importlib.import_module(module.name)
+    pending, seen = [WorkqueuedError], set()
     while pending:
         error = pending.pop()
-        if error.__module__.startswith("workqueued."):
-            known.add(error)
         pending += error.__subclasses__()
-    assert known == listed
+        if error.__module__.startswith("workqueued."):
+            seen.add(error.__name__)
+            interrupted = 128 + signal.SIGINT
+            assert error.exit_code in (*range(os.EX_USAGE, os.EX_CONFIG + 1), interrupted), error
+    assert {"ConsumerCancelledError", "DirectoryError", "ScoreboardError", "UnroutableError"} <= seen
 
 
 def test_what_a_caller_tells_apart_is_told_apart() -> None:
