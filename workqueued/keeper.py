@@ -114,7 +114,10 @@ class Keeper:
         poll.register(self._inbox, select.POLLIN)
         poll.register(self._lifeline, select.POLLIN | select.POLLHUP)
         while True:
-            for descriptor, _ in poll.poll(self._next_wait() * 1000):
+            events = poll.poll(self._next_wait() * 1000)
+            if not events and not self._lent_at:
+                self._wake()  # an idle main thread waits without a limit; let it look around and tick
+            for descriptor, _ in events:
                 if descriptor == self._lifeline:
                     poll.unregister(descriptor)
                     self._become_orphan()

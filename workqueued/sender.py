@@ -163,16 +163,18 @@ class Sender:
             WorkqueuedError: as for `send`; what was yielded before is safe, the rest is not known to be.
         """
         stream = Stream(self)
-        for message in messages:
-            stream.put(message)
-            while stream.full:
+        try:
+            for message in messages:
+                stream.put(message)
+                while stream.full:
+                    stream.turn()
+                yield from stream.take_ids()
+            while stream.in_flight:
                 stream.turn()
-            for safe in stream.take():
-                yield safe.properties.message_id or ""
-        while stream.in_flight:
-            stream.turn()
-            for safe in stream.take():
-                yield safe.properties.message_id or ""
+                yield from stream.take_ids()
+        except WorkqueuedError:
+            yield from stream.take_ids()  # what was confirmed before it broke
+            raise
 
     def open(self, deadline: float) -> None:
         """Connect, if not connected; also when the connection was idle so long that the broker may have closed it."""
@@ -309,6 +311,7 @@ class Stream:
             if not self._publisher.in_flight:
                 self._progress_at = self._clock()
             ticket = self._publisher.publish(message)
+            self._publisher.look()
         self._order.append((ticket, message))
 
     def turn(self, until: Callable[[], bool] = lambda: False) -> None:
@@ -344,12 +347,19 @@ class Stream:
         """Further messages that are safe, in order.
 
         Raises:
-            UnroutableError, NotConfirmedError: the next one in order is not.
+            UnroutableError, NotConfirmedError: the next one in order is not; each further call raises it again.
         """
         while self._order and self._order[0][0] in self._settled:
-            ticket, message = self._order.popleft()
-            error = self._settled.pop(ticket)
+            ticket, message = self._order[0]
+            error = self._settled[ticket]
             if error is not None:
                 raise error
+            self._order.popleft()
+            del self._settled[ticket]
             self.safe += 1
             yield message
+
+    def take_ids(self) -> Iterator[str]:
+        """The ids of `take`."""
+        for message in self.take():
+            yield message.properties.message_id or ""

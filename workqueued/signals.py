@@ -8,9 +8,11 @@ every program that a handler starts.
 """
 
 import contextlib
+import importlib
 import os
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 #: Everything the master reacts to. USR2 comes from children: "my row has news".
@@ -29,6 +31,11 @@ MASTER = frozenset(
 #: What a child understands: TERM drain, QUIT hand back at once, USR1 begin to consume. INT and HUP reach it from a
 #: terminal, which signals the whole foreground group; they are the master's to act on.
 CHILD = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+
+
+#: signal.getsignal without the enum around its answer, which costs more than the question; asked after each task.
+#: (signal.py wraps CPython's own module _signal, which has had this function under this name since 3.5.)
+_current_handler: Callable[[int], object] = importlib.import_module("_signal").getsignal
 
 
 def block() -> None:
@@ -71,7 +78,7 @@ class Inbox:
         wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         intact = wakeup == self._writer.fileno()
         for number in CHILD:
-            if signal.getsignal(number) is not _leave_it_to_the_inbox:
+            if _current_handler(number) is not _leave_it_to_the_inbox:
                 signal.signal(number, _leave_it_to_the_inbox)
                 intact = False
         if not intact:

@@ -13,19 +13,23 @@ class Task:
     Attributes:
         body: the bytes as they were sent.
         queue: the queue it came from.
-        log: a structlog logger that carries the message id; `task.log.info("image.resized", width=100)`.
     """
 
-    __slots__ = ("_delivery", "body", "log", "queue")
+    __slots__ = ("_delivery", "_log", "body", "queue")
 
     def __init__(self, delivery: Delivery, log: Any) -> None:
         self._delivery = delivery
         self.body = delivery.body
         self.queue = delivery.queue
-        self.log = log
+        self._log = log
 
     def __repr__(self) -> str:
         return f"<Task {self.message_id or '(no id)'} from {self.queue}, {len(self.body)} bytes>"
+
+    @property
+    def log(self) -> Any:
+        """A structlog logger that carries the message id: `task.log.info("image.resized", width=100)`."""
+        return self._log.bind(message_id=self.message_id)
 
     @property
     def text(self) -> str:

@@ -32,8 +32,6 @@ from workqueued.scoreboard import Cell, Row, State
 from workqueued.signals import Inbox, send
 from workqueued.task import Task
 
-#: Longest wait for a message before a look around, seconds. A drain does not wait for it.
-_IDLE_TURN = 5.0
 #: Ceilings of the waits between attempts to connect, seconds.
 _RECONNECT_FIRST, _RECONNECT_MOST = 0.1, 3.0
 #: A session of this many seconds was a good one: the next reconnect starts with the first delay.
@@ -90,6 +88,8 @@ class Worker:
         self._pid = os.getpid()
         self._master = os.getppid()
         self._host = socket.gethostname()
+        # A concrete logger: the lazy one is made anew at every call, which is a noticeable part of a short task.
+        self._log = log.bind()
         self._handler: Handler = _no_handler
         self._consumer: Consumer | None = None
         self._delivery: Delivery | None = None
@@ -165,7 +165,7 @@ class Worker:
     def _await_word(self, consumer: Consumer) -> None:
         """After a reload: the old worker of this slot drains first."""
         while not self._orders.consume.is_set() and not self._draining():
-            consumer.service(_IDLE_TURN)
+            consumer.service(None)
             self._tick()
 
     def _consume(self, consumer: Consumer) -> None:
@@ -176,7 +176,7 @@ class Worker:
         outage = self._broker_trouble.end()
         log.info("worker.consuming", **({} if outage is None else {"outage_s": outage}))
         while not self._draining():
-            delivery = consumer.next(_IDLE_TURN)
+            delivery = consumer.next()
             self._tick()
             if delivery is None:
                 self._copies.close_if_idle()
@@ -220,7 +220,7 @@ class Worker:
 
     def _handle(self, delivery: Delivery) -> BaseException | None:
         """Run the handler on the lent connection; returns what it raised."""
-        task = Task(delivery, log.bind(message_id=delivery.properties.message_id))
+        task = Task(delivery, self._log)
         self._keeper.lend()
         raised: BaseException | None = None
         try:
@@ -289,7 +289,7 @@ class Worker:
         if outcome is Outcome.LOST:
             log.warning("delivery.lost", verdict=verdict.outcome.value, error=verdict.error, **facts)
         elif outcome is Outcome.DONE:
-            log.info("delivery.settled", **facts)
+            self._log.info("delivery.settled", **facts)
         else:
             log.warning(
                 "delivery.settled",

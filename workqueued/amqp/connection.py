@@ -100,6 +100,12 @@ def worst(failures: list[WorkqueuedError]) -> WorkqueuedError:
     return ConnectionLostError("; ".join(str(error) for error in failures))
 
 
+#: What pika raises when something is wrong with the connection or the channel. Three of these derive from neither
+#: AMQPError nor each other: gaierror (an OSError) for DNS, ValueError("Timeout closed before call") from a closed
+#: connection, AMQPConnectorException for a handshake that takes too long.
+PIKA_ERRORS = (AMQPError, connection_workflow.AMQPConnectorException, OSError, ValueError)
+
+
 @contextlib.contextmanager
 def translated(url: BrokerUrl | None = None) -> Iterator[None]:
     """Turn what pika raises inside the block into our errors."""
@@ -107,9 +113,7 @@ def translated(url: BrokerUrl | None = None) -> Iterator[None]:
         yield
     except WorkqueuedError:
         raise
-    # Three of pika's errors derive from neither AMQPError nor each other: gaierror for DNS, ValueError("Timeout closed
-    # before call") from a closed connection, AMQPConnectorException for a handshake that takes too long.
-    except (AMQPError, connection_workflow.AMQPConnectorException, OSError, ValueError) as error:
+    except PIKA_ERRORS as error:
         raise translate(error, url) from error
 
 

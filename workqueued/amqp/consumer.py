@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any
 
 from workqueued.amqp import topology
-from workqueued.amqp.connection import connect, properties_from_pika, translate, translated
+from workqueued.amqp.connection import PIKA_ERRORS, connect, properties_from_pika, translate, translated
 from workqueued.config import Broker, Queue
 from workqueued.delivery import Delivery
 from workqueued.errors import ConnectionLostError, QueueRefusedError, WorkqueuedError
@@ -75,21 +75,27 @@ class Consumer:
     def _on_cancel(self, _frame: Any) -> None:
         self._cancelled = True
 
-    def next(self, seconds: float) -> Delivery | None:
-        """The next delivery, or None after about `seconds`, or earlier when `wake` is called.
+    def next(self) -> Delivery | None:
+        """The next delivery, or None when `wake` was called; waits for either.
 
         Raises:
             ConnectionLostError: connection, channel or consumer is gone; pika would go on returning normally from a
                 channel that the broker closed.
         """
         if not self._inbox:
-            self.service(seconds)
+            self.service(None)  # without a limit, as each limit costs a timer in pika
         return self._inbox.popleft() if self._inbox else None
 
-    def service(self, seconds: float = 0) -> None:
-        """Let the connection live: heartbeats, frames. Errors as for `next`."""
-        with translated():
+    def service(self, seconds: float | None = 0) -> None:
+        """Let the connection live: heartbeats, frames. Errors as for `next`.
+
+        Args:
+            seconds: at most so long; None until something comes, or `wake` is called.
+        """
+        try:  # rather than `translated`, here and in `ack`: a context manager is a noticeable part of a short task
             self._connection.process_data_events(seconds)
+        except PIKA_ERRORS as error:
+            raise translate(error) from error
         self._check()
 
     def _check(self) -> None:
@@ -102,8 +108,10 @@ class Consumer:
 
     def ack(self, delivery: Delivery) -> None:
         """Tell the broker that the message is done with. Errors as for `next`."""
-        with translated():
+        try:
             self._channel.basic_ack(delivery.tag)
+        except PIKA_ERRORS as error:
+            raise translate(error) from error
 
     def hand_back(self, delivery: Delivery) -> None:
         """Give the message back, unblamed: a nack is not counted as a failed delivery by RabbitMQ 4.3."""
@@ -112,7 +120,7 @@ class Consumer:
 
     def wake(self) -> None:
         """End a wait in `next`; the one method that another thread may call at any time."""
-        with contextlib.suppress(ConnectionLostError), translated():  # closed: then nobody waits
+        with contextlib.suppress(Exception):  # closed, or closing at this moment: then nobody waits
             self._connection.add_callback_threadsafe(_nothing)
 
     def stop(self) -> None:

@@ -154,7 +154,8 @@ class Publisher:
     # --- callbacks of pika, all called inside `pump` ---
 
     def _on_connection_closed(self, _connection: Any, error: BaseException) -> None:
-        self._fail(translate(error, self._url))
+        if self._connection is not None:  # not by our own close
+            self._fail(translate(error, self._url))
 
     def _on_channel_closed(self, _channel: Any, error: BaseException) -> None:
         if not isinstance(error, pika.exceptions.ChannelClosedByClient | pika.exceptions.ConnectionClosedByClient):

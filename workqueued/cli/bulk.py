@@ -6,6 +6,7 @@ A thread reads the input, so that a slow producer does not keep confirms and hea
 the error says up to which line everything is safe, and that is where `--skip` resumes.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -152,6 +153,8 @@ class Bulk:
                 self.safe = max(self.safe, self._number)
                 raise lines.error
         except WorkqueuedError as error:
+            with contextlib.suppress(WorkqueuedError):
+                self._tell()  # what was confirmed before it broke
             raise type(error)(f"{self._name_the_line(error)}\nwq-send: {self._where_to_resume()}") from error
         except KeyboardInterrupt as error:
             raise InterruptedBulkError(f"interrupted\nwq-send: {self._where_to_resume()}") from error
