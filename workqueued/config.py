@@ -235,7 +235,7 @@ def read_config(file: Path) -> Config:
 
 def _read_password(file: Path, password_file: Path) -> str:
     try:
-        password = password_file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+        password = password_file.read_text(encoding="utf-8").partition("\n")[0]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"{file}: broker.password_file: cannot read {password_file}: {reason}") from error
