@@ -203,22 +203,34 @@ def test_whatever_is_logged_is_one_json_object_on_one_short_line(open_log: Open,
 def test_plain_values_are_kept_as_they_are(open_log: Open) -> None:
     """Numbers stay numbers, null is null; one odd value does not change the others."""
     end = open_log()
-    log.info("sample.finished", a=1, b=1.5, c=None, d=False, e="é", f=float("nan"), g={1: 2})
+    log.info("sample.finished", a=1, b=1.5, c=None, d=False, e="é", f=float("nan"), g={1: 2}, h=-(2**63) + 1, i=2**63)
     (event,) = end.events()
     assert [event[key] for key in "abcdef"] == [1, 1.5, None, False, "é", "nan"]
+    assert [event["h"], event["i"]] == [-(2**63) + 1, str(2**63)]
+
+
+def test_no_length_of_a_line_is_too_much(open_log: Open) -> None:
+    """The last byte of PIPE_BUF is the line's end."""
+    end = open_log()
+    for length in range(3900, 4100):
+        log.info("sample.finished", text="x" * length)
+        (line,) = end.lines()
+        assert len(line) <= select.PIPE_BUF
+    assert b"shortened" in line
 
 
 @pytest.mark.parametrize(
     ("name", "facts"),
     [
         ("x" * 10_000, {}),
+        ("x" * 10_000, {f"key{number}": number for number in range(1000)}),
         ("\U0001f600" * 4000, {}),
         ("sample.finished", {f"key{number}": number for number in range(1000)}),
         ("sample.finished", {"k" * 10_000: 1}),
         (None, {}),
         (42, {}),
     ],
-    ids=["long", "astral", "many", "long key", "none", "number"],
+    ids=["long", "long and many", "astral", "many", "long key", "none", "number"],
 )
 def test_an_odd_event_is_a_short_line_too(open_log: Open, name: Any, facts: dict[str, Any]) -> None:
     """Time, level and event are what is left at the least."""
@@ -279,6 +291,18 @@ def test_a_reader_that_does_not_read_costs_a_moment_and_lines_but_no_task(open_l
     assert after["number"] == 1000
     log.info("sample.finished", number=1001)
     assert [event["number"] for event in end.events()] == [1001]
+
+
+def test_a_reader_that_reads_a_little_now_and_then_does_not_cost_a_moment_each_time(open_log: Open) -> None:
+    """Room for the notice, none for the line: it is dropped at once."""
+    end = open_log()
+    _fill(end.stream.fileno())
+    log.info("sample.finished")
+    begin = time.monotonic()
+    for _ in range(20):
+        os.read(end.reader, 4096)
+        log.info("sample.finished")
+    assert time.monotonic() - begin < 2.0
 
 
 def test_a_reader_that_pauses_for_a_moment_costs_nothing(open_log: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,8 @@ def test_a_cleared_row_is_free_and_carries_nothing_over(tmp_path: Path) -> None:
     again = board.claim(Kind.WORKER, "b/0")
     assert again.index == row.index
     assert (again.name, again.message_id, again.words[Cell.DONE]) == ("b/0", "", 0)
+    board.row(again.index + 2).words[Cell.DONE] = 7  # whatever was left there
+    assert board.claim(Kind.WORKER, "c/0").words[Cell.DONE] == 0
 
 
 def test_the_board_has_room_for_every_worker_twice(tmp_path: Path) -> None:
@@ -233,6 +235,7 @@ def test_a_successor_does_not_touch_what_old_children_map(tmp_path: Path) -> Non
     assert (seen_now.words[Cell.DONE], seen_now.message_id) == (0, "")
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # threads that other tests left behind
 def test_values_cross_a_fork_and_outlive_a_killed_child(tmp_path: Path) -> None:
     """The master reads from the page what a killed worker had in hand."""
     row = Scoreboard.create(tmp_path).claim(Kind.WORKER, "a/0")
