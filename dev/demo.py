@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dev.ledger import LEDGER, STATE
-from dev.stage import BIN, ROOT, TUTORIAL, Daemon, Interrupt, StageError, adapted, eventually
+from dev.stage import BIN, ROOT, TUTORIAL, Daemon, Interrupt, StageError, adapted, eventually, tell
 from workqueued.config import read_config
 from workqueued.errors import WorkqueuedError
 from workqueued.node import Node
@@ -51,7 +51,7 @@ Event = dict[str, Any]
 
 def say(text: str) -> None:
     """Tell what happens, as it happens."""
-    print(f"demo {time.monotonic() - _BEGIN:5.1f} s  {text}", flush=True)
+    tell(f"demo {time.monotonic() - _BEGIN:5.1f} s  {text}")
 
 
 _BEGIN = time.monotonic()
@@ -325,7 +325,7 @@ def main() -> int:
     try:
         with fresh_state():
             demo = perform()
-            print(f"\n{demo.summary()}\n")
+            tell(f"\n{demo.summary()}\n")
     except KeyboardInterrupt:
         print("demo: interrupted; nothing is left running", file=sys.stderr)
         return 130

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dev.stage import ROOT, TUTORIAL, Daemon, Interrupt, StageError, adapted, eventually
+from dev.stage import ROOT, TUTORIAL, Daemon, Interrupt, StageError, adapted, eventually, tell
 from workqueued.config import Config, read_config
 from workqueued.errors import WorkqueuedError
 from workqueued.node import Node
@@ -46,7 +46,7 @@ NEXT = """
 
 def say(text: str) -> None:
     """Tell the user something, apart from the log's lines."""
-    print(f"make run: {text}", flush=True)
+    tell(f"make run: {text}")
 
 
 def main() -> int:
@@ -134,15 +134,22 @@ def _link_config() -> None:
 def _play(daemon: Daemon) -> None:
     """Send the tutorial's messages once the workers are there, and say what to do next."""
     wanted = sum(queue.active_workers for queue in daemon.config.queues.values())
-    if not eventually(lambda: len(daemon.workers()) >= wanted or not daemon.running, within=20):
+
+    def ready() -> bool:
+        return len(daemon.workers()) >= wanted or not daemon.running
+
+    # supervisorctl takes its time, so it is asked only when this is slower than usual.
+    if not eventually(ready, within=3):
+        eventually(lambda: ready() or daemon.given_up, within=20)
+    if not ready():
         raise StageError(
-            f"after 20 s, {len(daemon.workers())} of {wanted} workers take messages: see the log above.\n"
+            f"{len(daemon.workers())} of {wanted} workers take messages: see the log above.\n"
             f"supervisord says: {daemon.ctl('status')}"
         )
     sent = _send_tutorial(daemon.config)
     eventually(lambda: _done(daemon) >= sent or not daemon.running, within=15)
     if daemon.running:
-        print(NEXT.format(root=ROOT, ctl=daemon.ctl_command), flush=True)
+        tell(NEXT.format(root=ROOT, ctl=daemon.ctl_command))
     daemon.wait()
 
 

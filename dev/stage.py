@@ -6,8 +6,10 @@ What is started here lives no longer than the process that started it, be that e
 """
 
 import configparser
+import contextlib
 import os
 import re
+import select
 import shlex
 import shutil
 import subprocess
@@ -70,10 +72,10 @@ class Daemon:
     def __init__(self, config: Config, state: Path, output: Path) -> None:
         self.config = config
         self._conf = state / "supervisord.conf"
-        self._socket, self._short = _socket_path(state)
+        self._output = output
+        self._elsewhere: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0
-        _write_conf(self._conf, self._socket, config.file, output)
 
     def __enter__(self) -> Self:
         self.start()
@@ -84,6 +86,7 @@ class Daemon:
 
     def start(self) -> None:
         """Start supervisord; the daemon follows within about a second."""
+        _write_conf(self._conf, self._place_socket(), self.config.file, self._output)
         self._started_at = time.time_ns()
         supervisord = [str(BIN / "supervisord"), "--nodaemon", "--configuration", str(self._conf)]
         # setpriv: TERM when we die, whatever of. Its own process group: Ctrl-C in a terminal is for us, who then stop
@@ -98,23 +101,34 @@ class Daemon:
         return self._process is not None and self._process.poll() is None
 
     def wait(self) -> None:
-        """Wait until supervisord ends."""
-        if self._process is not None:
-            self._process.wait()
+        """Wait until supervisord ends, or nobody reads our output any more.
+
+        A terminal that is closed sends HUP to the leader of its session alone; `ssh -t HOST make run` makes that
+        make, which waits for us.
+        """
+        reader = select.poll()
+        reader.register(1, 0)  # POLLHUP and POLLERR are always reported
+        while self.running and not reader.poll(1000):
+            pass
 
     def close(self) -> None:
         """Stop supervisord, which drains the daemon first."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
-        if self._short:
-            shutil.rmtree(self._socket.parent, ignore_errors=True)
+        if self._elsewhere is not None:
+            shutil.rmtree(self._elsewhere, ignore_errors=True)
 
     def ctl(self, *arguments: str) -> str:
         """Run supervisorctl and return what it printed; its exit status tells less than its words."""
         command = [str(BIN / "supervisorctl"), "-c", str(self._conf), *arguments]
         done = subprocess.run(command, check=False, stdout=PIPE, stderr=STDOUT, text=True, timeout=60)
         return done.stdout.strip()
+
+    @property
+    def given_up(self) -> bool:
+        """Whether supervisord leaves the daemon alone: its configuration is wrong (exit code 78)."""
+        return "EXITED" in self.ctl("status")
 
     @property
     def ctl_command(self) -> str:
@@ -130,6 +144,14 @@ class Daemon:
         except (OSError, ValueError):
             return None
 
+    def _place_socket(self) -> Path:
+        """Where supervisorctl finds supervisord: beside its configuration, unless that path is too long."""
+        path = self._conf.with_suffix(".sock")
+        if len(os.fsencode(path)) + _SOCKET_SUFFIX <= _SOCKET_PATH:
+            return path
+        self._elsewhere = Path(tempfile.mkdtemp(prefix="workqueued-", dir="/tmp"))
+        return self._elsewhere / path.name
+
     def workers(self) -> list[Row]:
         """The scoreboard's rows of the workers that take messages."""
         try:
@@ -141,20 +163,12 @@ class Daemon:
         return [row for row in board.rows(Kind.WORKER) if row.words[Cell.PID] and row.state in _AT_WORK]
 
 
-def _socket_path(state: Path) -> tuple[Path, bool]:
-    """Where supervisorctl finds supervisord; True when that had to be outside of `state`, whose path is too long."""
-    path = state / "supervisord.sock"
-    if len(os.fsencode(path)) + _SOCKET_SUFFIX <= _SOCKET_PATH:
-        return path, False
-    return Path(tempfile.mkdtemp(prefix="workqueued-", dir="/tmp"), path.name), True
-
-
 def _write_conf(conf: Path, socket: Path, config: Path, output: Path) -> None:
     """Write etc/supervisord.conf with our paths; everything else as it is shipped."""
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
-    parser.read(ROOT / "etc/supervisord.conf")
+    parser.read_string((ROOT / "etc/supervisord.conf").read_text(encoding="utf-8"))
 
-    def literal(path: Path | str) -> str:
+    def literal(path: Path | str) -> str:  # supervisord expands %(name)s
         return str(path).replace("%", "%%")
 
     command = shlex.join([str(BIN / "workqueued"), "--config", str(config)])
@@ -184,6 +198,12 @@ class Interrupt:
             return
         self._heard = True
         raise KeyboardInterrupt
+
+
+def tell(text: str) -> None:
+    """Print a line; in silence when nobody reads any more (a closed terminal, `| head`)."""
+    with contextlib.suppress(OSError):
+        os.write(1, f"{text}\n".encode())
 
 
 def eventually(condition: Callable[[], object], within: float) -> bool:
