@@ -28,7 +28,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             raise
         pytest.skip(str(error))
     yield node
-    node.close()
+    node.stop()
 
 
 @pytest.fixture(scope="session")

@@ -22,18 +22,9 @@ from workqueued.child import Death, Lifeline, die_with_parent, reap, spawn
 from workqueued.config import Config, as_plain
 from workqueued.errors import ConfigError, TemporaryError
 from workqueued.logs import configure, identify, log
-from workqueued.pool import (
-    MONITOR,
-    Action,
-    Drain,
-    Ending,
-    HandBack,
-    Kill,
-    Pool,
-    Release,
-    Spawn,
-)
+from workqueued.pool import MONITOR, Pool
 from workqueued.scoreboard import Cell, Head, Kind, QueueCell, Row, Scoreboard, State
+from workqueued.slots import Action, Drain, Ending, HandBack, Kill, Release, Spawn
 
 #: Files in the run directory.
 LOCK_FILE, PID_FILE = "lock", "pid"

@@ -115,7 +115,7 @@ class Node:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.stop()
 
     @property
     def url(self) -> str:
@@ -163,10 +163,6 @@ class Node:
         self.resume()
         _eventually(lambda: not self.running, timeout)
         self.kill()
-
-    def close(self) -> None:
-        """Stop the node; nothing of it is left running."""
-        self.stop()
 
     def kill(self) -> None:
         """Kill the node, as a power cut would, and wait until it is gone; `start` works again."""

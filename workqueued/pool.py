@@ -8,7 +8,6 @@ of a queue in each generation is its canary: until it has reported ready, no oth
 or a refused queue is met once and told once.
 """
 
-import enum
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 
 from workqueued.backoff import Backoff
 from workqueued.config import Config
+from workqueued.slots import Action, Child, Drain, Ending, HandBack, Kill, QueueFate, Release, Slot, Spawn
 
 #: The monitor's slot, and where a queue's name would stand: a queue cannot have the empty name.
 MONITOR = "monitor"
@@ -33,108 +33,6 @@ _STALE_AFTER = 120.0
 _STALE_STARTING = 600.0
 #: From SIGTERM or SIGQUIT to SIGKILL where no drain timeout applies, seconds.
 _KILL_AFTER = 5.0
-
-
-class Ending(enum.Enum):
-    """What the end of a child means."""
-
-    #: It was told to stop, and did.
-    STOPPED = "stopped"
-    #: It died: by a signal, by a bug, or although nobody told it to stop.
-    DIED = "died"
-    #: The broker refuses its queue.
-    REFUSED = "refused"
-    #: Its handler cannot be used.
-    MISCONFIGURED = "misconfigured"
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Fork a child for a slot; `hold`: it waits for Release before it takes messages."""
-
-    slot: str
-    hold: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """SIGTERM: finish the task in hand, then exit."""
-
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class HandBack:
-    """SIGQUIT: give the message in hand back and exit."""
-
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """SIGKILL."""
-
-    pid: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """SIGUSR1: take messages now."""
-
-    pid: int
-
-
-Action = Spawn | Drain | HandBack | Kill | Release
-
-
-@dataclass(slots=True)
-class Child:
-    """What the master knows of one child. Times are monotonic seconds."""
-
-    pid: int
-    slot: str
-    queue: str
-    generation: int
-    spawned_at: float
-    held: bool
-    ready: bool = False
-    tick: float = 0.0
-    busy: bool = False
-    drain_at: float | None = None
-    hand_back_at: float | None = None
-    killed: bool = False
-
-
-@dataclass(slots=True)
-class Slot:
-    """One place: who serves it, who is to succeed, and since when it may be filled again."""
-
-    name: str
-    queue: str
-    backoff: Backoff
-    current: Child | None = None
-    successor: Child | None = None
-    retry_at: float = 0.0
-    unhealthy: int = 0
-
-    def children(self) -> Iterator[Child]:
-        """The living."""
-        if self.current is not None:
-            yield self.current
-        if self.successor is not None:
-            yield self.successor
-
-
-@dataclass(slots=True)
-class QueueFate:
-    """What is known of a queue as a whole."""
-
-    #: The newest generation that had a child ready.
-    proven: int = 0
-    #: The generation whose canary failed; the old one goes on.
-    failed: int = 0
-    refused_until: float = 0.0
 
 
 @dataclass(slots=True)

@@ -184,7 +184,7 @@ def test_a_forked_child_cannot_stop_its_parents_node(node: Node) -> None:
     """After a fork the node belongs to the parent alone."""
     pid = os.fork()
     if pid == 0:
-        node.close()
+        node.stop()
         os._exit(0)
     os.waitpid(pid, 0)
     assert node.running

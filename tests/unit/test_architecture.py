@@ -11,8 +11,6 @@ import workqueued
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "workqueued").rglob("*.py"))
-#: Modules that are known to be longer than they should.
-_A_LITTLE_LONGER = ("node.py", "pool.py")
 #: What is not ours, or was made.
 _NOT_OURS = ("egg-info", "__pycache__")
 
@@ -34,10 +32,8 @@ def _name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=_name)
-def test_a_module_has_at_most_400_lines(module: Path, request: pytest.FixtureRequest) -> None:
+def test_a_module_has_at_most_400_lines(module: Path) -> None:
     """One that grows beyond has two subjects."""
-    if module.name in _A_LITTLE_LONGER:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="a little longer; to be shortened"))
     assert len(module.read_text().splitlines()) <= 400
 
 

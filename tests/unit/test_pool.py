@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from workqueued.config import Broker, Config, Queue
-from workqueued.pool import MONITOR, Action, Drain, Ending, HandBack, Kill, Pool, Release, Spawn
+from workqueued.pool import MONITOR, Pool
+from workqueued.slots import Action, Drain, Ending, HandBack, Kill, Release, Spawn
 
 EX_NOPERM, EX_CONFIG = os.EX_NOPERM, os.EX_CONFIG
 

@@ -89,7 +89,6 @@ def test_a_transient_queue_is_not_taken_without_a_warning() -> None:
     assert "declare: false (take the queue as it is), under queues.q, and then lose its messages" in text
 
 
-@pytest.mark.xfail(strict=True, reason="any type that is found is proposed")
 def test_a_stream_in_the_way_is_not_answered_with_a_type_that_we_refuse() -> None:
     """`type:` takes quorum or classic."""
     text = explain_refusal("q", QUORUM, MISMATCH.format("x-queue-type", "q", "'quorum'", "'stream'"))

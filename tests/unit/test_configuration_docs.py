@@ -1,0 +1,50 @@
+"""docs/configuration.md says what the code does."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from workqueued.config import Broker, Config, Log, Monitor, Queue, as_plain
+
+DOCS = Path(__file__).parents[2] / "docs/configuration.md"
+SECTIONS: dict[str, type[Any]] = {
+    "": Config,
+    "broker.": Broker,
+    "queues.<name>.": Queue,
+    "monitor.": Monitor,
+    "log.": Log,
+}
+
+
+def documented() -> dict[str, str]:
+    """The table: key and default."""
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", DOCS.read_text(), re.MULTILINE)
+    return {key: default.strip("` ") for key, default in rows}
+
+
+def real() -> dict[str, str]:
+    """The keys of the code and their defaults, in the words of the table."""
+    found = {}
+    for prefix, section in SECTIONS.items():
+        for field in dataclasses.fields(section):
+            if "read" in field.metadata and field.name not in ("broker", "queues", "monitor", "log"):
+                found[prefix + field.name] = in_words(field.default)
+    return found
+
+
+def in_words(default: Any) -> str:
+    """A default as a person writes it."""
+    if default is dataclasses.MISSING:
+        return "–"  # noqa: RUF001 - as in the table
+    plain = as_plain(default)
+    if plain in (None, []):
+        return "none"
+    if isinstance(plain, list):
+        return str(plain[0]).replace("***", "guest")
+    return str(plain).lower() if isinstance(plain, bool) else str(plain)
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    """And no key that does not exist."""
+    assert documented() == real()

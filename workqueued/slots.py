@@ -1,0 +1,112 @@
+"""Slots: who is where in the pool, how a child ended, and what can be done about it.
+
+Runs in: master. Values only; what is done when is the pool's business.
+"""
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from workqueued.backoff import Backoff
+
+
+class Ending(enum.Enum):
+    """What the end of a child means."""
+
+    #: It was told to stop, and did.
+    STOPPED = "stopped"
+    #: It died: by a signal, by a bug, or although nobody told it to stop.
+    DIED = "died"
+    #: The broker refuses its queue.
+    REFUSED = "refused"
+    #: Its handler cannot be used.
+    MISCONFIGURED = "misconfigured"
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork a child for a slot; `hold`: it waits for Release before it takes messages."""
+
+    slot: str
+    hold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """SIGTERM: finish the task in hand, then exit."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """SIGQUIT: give the message in hand back and exit."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL."""
+
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """SIGUSR1: take messages now."""
+
+    pid: int
+
+
+Action = Spawn | Drain | HandBack | Kill | Release
+
+
+@dataclass(slots=True)
+class Child:
+    """What the master knows of one child. Times are monotonic seconds."""
+
+    pid: int
+    slot: str
+    queue: str
+    generation: int
+    spawned_at: float
+    held: bool
+    ready: bool = False
+    tick: float = 0.0
+    busy: bool = False
+    drain_at: float | None = None
+    hand_back_at: float | None = None
+    killed: bool = False
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place: who serves it, who is to succeed, and since when it may be filled again."""
+
+    name: str
+    queue: str
+    backoff: Backoff
+    current: Child | None = None
+    successor: Child | None = None
+    retry_at: float = 0.0
+    unhealthy: int = 0
+
+    def children(self) -> Iterator[Child]:
+        """The living."""
+        if self.current is not None:
+            yield self.current
+        if self.successor is not None:
+            yield self.successor
+
+
+@dataclass(slots=True)
+class QueueFate:
+    """What is known of a queue as a whole."""
+
+    #: The newest generation that had a child ready.
+    proven: int = 0
+    #: The generation whose canary failed; the old one goes on.
+    failed: int = 0
+    refused_until: float = 0.0
