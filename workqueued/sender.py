@@ -36,6 +36,8 @@ from workqueued.schema import parse_duration, redact
 WINDOW = 1000
 #: The same in bytes, so that large bodies do not pile up in memory.
 WINDOW_BYTES = 16 * 2**20
+#: How long published messages may wait for a turn of the loop that sends them, seconds; a turn costs 60 µs.
+_UNSENT = 0.001
 #: The longest expiration that RabbitMQ takes, ms: 49.7 days.
 _LONGEST_EXPIRATION = 2**32 - 1
 
@@ -297,6 +299,7 @@ class Stream:
         Raises:
             WorkqueuedError: as for `Sender.send`.
         """
+        due = self._clock() - self._publisher.serviced > _UNSENT
         if self._publisher.is_open and self._sender.stale:
             # The caller took its time, and heartbeats were missed.
             self._settle_all()
@@ -311,7 +314,8 @@ class Stream:
             if not self._publisher.in_flight:
                 self._progress_at = self._clock()
             ticket = self._publisher.publish(message)
-            self._publisher.look()
+            if due:
+                self._publisher.look()  # so that it goes out now: the next call may be long in coming
         self._order.append((ticket, message))
 
     def turn(self, until: Callable[[], bool] = lambda: False) -> None:

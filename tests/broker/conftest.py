@@ -16,7 +16,8 @@ from workqueued.cli.send import main
 from workqueued.config import Broker, BrokerUrl
 from workqueued.node import Node
 
-CLOSE_WAIT = 8  # tcp_states.h
+CONNECTION_CLOSE = b"\x00\x0a\x00\x32"  # class 10, method 50
+ESTABLISHED = 1  # tcp_states.h
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,18 @@ def alarm(node: Node) -> Callable[[], contextlib.AbstractContextManager[None]]:
 
 
 def hung_up(connection: Any) -> Callable[[], bool]:
-    """Whether the broker closed its end of a SelectConnection that nobody reads."""
+    """Whether the broker ended a SelectConnection that nobody reads: it said so, or closed the socket."""
     link: socket.socket = connection._transport._sock
-    return lambda: link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == CLOSE_WAIT
+
+    def ended() -> bool:
+        if link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED:
+            return True
+        try:
+            return CONNECTION_CLOSE in link.recv(4096, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+
+    return ended
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def to(vhost: Vhost) -> list[str]:
 
 def messages(vhost: Vhost, queue: str = "task_queue") -> list[tuple[Any, bytes]]:
     """Take everything off a queue, in order."""
-    found = []
+    found: list[tuple[Any, bytes]] = []
     with vhost.channel() as channel:
         while True:
             method, properties, body = channel.basic_get(queue, auto_ack=True)
@@ -143,7 +143,9 @@ def test_lines_of_a_megabyte_do_not_stall(to: list[str], vhost: Vhost, wq_send: 
     assert bodies(vhost) == lines
 
 
-def test_the_queue_is_declared_for_a_bulk_as_well(vhost: Vhost, make_config: Callable[..., Path], wq_send: Send) -> None:
+def test_the_queue_is_declared_for_a_bulk_as_well(
+    vhost: Vhost, make_config: Callable[..., Path], wq_send: Send
+) -> None:
     """When the configuration has it."""
     assert wq_send("--config", make_config("jobs"), "--lines", stdin=b"a\nb\n").code == 0
     assert bodies(vhost, "jobs") == [b"a", b"b"]
@@ -257,6 +259,17 @@ def test_a_line_that_cannot_be_a_message_is_named_and_what_came_before_is_sent(
     assert bodies(vhost) == [b"good"]
 
 
+def test_lines_that_were_confirmed_before_an_unknown_queue_are_reported(
+    to: list[str], vhost: Vhost, wq_send: Send
+) -> None:
+    """All of them, however many were on their way."""
+    lines = [json.dumps({"body": "x"})] * 500 + ['{"body": "x", "queue": "nowhere"}']
+    done = wq_send(*to, "--ndjson", stdin="\n".join(lines).encode())
+    assert done.code == os.EX_UNAVAILABLE
+    assert len(done.ids) == vhost.count("task_queue") == 500
+    assert "Resume with --skip 500" in done.err
+
+
 def test_a_json_line_without_a_queue_is_named_when_there_is_no_default(vhost: Vhost, wq_send: Send) -> None:
     """The first line may have one while the second has not."""
     with vhost.channel() as channel:
@@ -278,7 +291,7 @@ def test_a_broken_line_deep_in_a_bulk_and_then_skip_gives_every_line_once(
     broken = [*lines[:3455], '{"body": ', *lines[3456:]]
     done = wq_send(*to, "--ndjson", stdin="\n".join(broken).encode())
     assert done.code == os.EX_DATAERR
-    assert 'line 3456: not valid JSON' in done.err
+    assert "line 3456: not valid JSON" in done.err
     assert "lines 1 to 3455 are safe" in done.err
     assert "Resume with --skip 3455" in done.err
     assert (len(done.ids), vhost.count("task_queue")) == (3455, 3455)
