@@ -27,6 +27,8 @@ _AGAIN_FIRST, _AGAIN_MOST = 0.2, 10.0
 #: All properties and headers must fit into one frame of 131,072 bytes, or the broker closes the connection (501). The
 #: other properties are short strings: 2 KiB hold them all.
 _MOST_HEADER_BYTES = 131_072 - 2_048
+#: Bytes of the largest header that we set, `x-wq-error`, generously.
+_LARGEST_OF_OURS = 2_048
 #: Bytes of an AMQP short string. A stranger's property that is no UTF-8 was made longer when it was decoded.
 _SHORT_STRING = 255
 
@@ -114,17 +116,21 @@ def fit(message: Message) -> Message:
     sizes = {name: size for name, value in headers.items() if (size := _size(name, value)) is not None}
     left_out = [name for name in headers if name not in sizes]
     total = sum(sizes.values())
-    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
+    for name in sorted(sizes, key=lambda name: (_is_ours(name, sizes[name]), -sizes[name])):
         if total <= _MOST_HEADER_BYTES:
             break
-        if not name.startswith("x-wq-"):
-            left_out.append(name)
-            total -= sizes[name]
+        left_out.append(name)
+        total -= sizes[name]
     if not left_out:
         return message
     kept = {name: value for name, value in headers.items() if name not in left_out}
     kept["x-wq-headers-left-out"] = ", ".join(left_out)[:500]
     return replace(message, properties=replace(message.properties, headers=kept))
+
+
+def _is_ours(name: str, size: int) -> bool:
+    """Whether it tells why the message is dead: those go last. A stranger may use our names for something huge."""
+    return name.startswith("x-wq-") and size <= _LARGEST_OF_OURS
 
 
 def _cut(properties: Properties) -> Properties:

@@ -82,7 +82,7 @@ def explain_refusal(name: str, queue: Queue, text: str) -> str:
     ]
     if argument == "x-queue-type" and found in ("classic", "none"):
         ways.insert(0, f"type: classic, under queues.{name} (the queue was made by a client that asked for no type)")
-    elif argument == "x-queue-type":
+    elif argument == "x-queue-type" and found == "quorum":
         ways.insert(0, f"type: {found}, under queues.{name}")
     elif argument == "durable" and found == "false":
         ways[0] += ", and then lose its messages whenever the broker restarts"
