@@ -147,6 +147,19 @@ def test_the_message_is_reported_safe_even_when_its_id_cannot_be_printed(to: lis
     assert vhost.count("task_queue") == 1
 
 
+def test_one_message_loads_nothing_that_it_does_not_need(to: list[str]) -> None:
+    """Start-up is most of its time, and a shell loop starts it for every message."""
+    source = (
+        "import sys; from workqueued.cli.send import main; code = main(sys.argv[1:]); "
+        "heavy = {'structlog', 'tqdm', 'setproctitle', 'supervisor', 'workqueued.cli.bulk', 'workqueued.logs'}; "
+        "print(heavy & sys.modules.keys() or 'lean'); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source, *to, "-q", "hello"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "lean\n"
+
+
 # --- where to ---
 
 
