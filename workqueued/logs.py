@@ -12,8 +12,10 @@ import json
 import os
 import select
 import socket
+import stat
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TextIO
 
@@ -34,7 +36,12 @@ log: Any = structlog.get_logger()
 class LineWriter:
     """Writes whole lines to a descriptor, or drops them; never raises."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, blocks: bool = False) -> None:
+        """Take a descriptor, and with `blocks` as it is: a line beyond PIPE_BUF may else be written in part."""
+        private = None if blocks else _open_anew(descriptor)
+        if private is not None:
+            descriptor = private
+            weakref.finalize(self, os.close, private)
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
@@ -75,6 +82,21 @@ class LineWriter:
         return True
 
 
+def _open_anew(descriptor: int) -> int | None:
+    """A non-blocking descriptor of our own for a pipe; None for anything else.
+
+    Between our look and our write another process may take the room, and we would wait for as long as nobody reads: of
+    eight busy workers three were seen to stand. O_NONBLOCK on the pipe as we got it would also be its other users', so
+    we open it anew, which the kernel allows for a pipe that our own user made; else there is that small risk.
+    """
+    try:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        pass
+    return None
+
+
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     """Set up the log of this process.
 
@@ -86,7 +108,7 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     console = form == "console" or (form == "auto" and stream.isatty())
     render: Callable[..., str] = _console(stream.isatty()) if console else _render_json
-    writer = LineWriter(stream.fileno())
+    writer = LineWriter(stream.fileno(), blocks=console)
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, _stamp, render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
