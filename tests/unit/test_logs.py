@@ -8,6 +8,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,8 +123,7 @@ def test_what_was_bound_is_on_every_line(open_log: Open) -> None:
     """Who speaks, without saying so each time; a second identity takes the place of the first."""
     end = open_log()
     logs.identify("master", slot="x")
-    logs.identify("worker", queue="task_queue")
-    logs.bind(generation=2)
+    logs.identify("worker", queue="task_queue", generation=2)
     log.info("worker.consuming")
     (event,) = end.events()
     assert event["role"] == "worker"
@@ -293,16 +293,22 @@ def test_a_reader_that_does_not_read_costs_a_moment_and_lines_but_no_task(open_l
     assert [event["number"] for event in end.events()] == [1001]
 
 
-def test_a_reader_that_reads_a_little_now_and_then_does_not_cost_a_moment_each_time(open_log: Open) -> None:
-    """Room for the notice, none for the line: it is dropped at once."""
+def test_a_reader_with_room_for_the_notice_only_costs_no_second_moment(
+    open_log: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow reader would otherwise cost a wait for each line."""
     end = open_log()
-    _fill(end.stream.fileno())
-    log.info("sample.finished")
-    begin = time.monotonic()
-    for _ in range(20):
-        os.read(end.reader, 4096)
+    answers, patience = iter([False, True, False, True, True]), []
+
+    def room(_writer: LineWriter, milliseconds: int) -> bool:
+        patience.append(milliseconds)
+        return next(answers)
+
+    monkeypatch.setattr(LineWriter, "_room", room)
+    for _ in range(3):
         log.info("sample.finished")
-    assert time.monotonic() - begin < 2.0
+    assert patience == [200, 0, 0, 0, 0]
+    assert [event.get("lines") for event in end.events()] == [1, 1, None]
 
 
 def test_a_reader_that_pauses_for_a_moment_costs_nothing(open_log: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,16 +357,45 @@ def test_a_full_disk_is_counted_until_there_is_room(monkeypatch: pytest.MonkeyPa
         os.close(descriptor)
 
 
-def test_a_closed_descriptor_is_no_reason_to_fail(open_log: Open) -> None:
+def test_a_closed_descriptor_is_no_reason_to_fail() -> None:
     """A handler may close what it does not own."""
+    reader, pipe = os.pipe()
+    writer = LineWriter(pipe, blocks=True)
+    duplicate = os.dup(pipe)
+    os.close(pipe)
+    writer.msg("{}")
+    assert writer.dropped == 1
+    os.dup2(duplicate, pipe)
+    writer.msg("{}")
+    assert writer.dropped == 0
+    assert os.read(reader, 4096).count(b"\n") == 2
+    for descriptor in (reader, pipe, duplicate):
+        os.close(descriptor)
+
+
+def test_room_that_another_process_took_meanwhile_costs_the_line_and_no_wait(
+    open_log: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the write the pipe may fill up; a blocking write would stand until somebody reads."""
     end = open_log()
-    duplicate = os.dup(end.stream.fileno())
-    os.close(end.stream.fileno())
-    log.info("sample.finished")
-    os.dup2(duplicate, end.stream.fileno())
-    os.close(duplicate)
-    log.info("sample.finished")
-    assert [event["event"] for event in end.events()] == ["log.dropped", "sample.finished"]
+    flags = fcntl.fcntl(end.stream.fileno(), fcntl.F_GETFL)
+    _fill(end.stream.fileno())
+    monkeypatch.setattr(LineWriter, "_room", lambda *_: True)
+    log.info("sample.finished", number=1)
+    assert all(not line.strip() for line in end.lines())
+    log.info("sample.finished", number=2)
+    assert [event.get("lines", event.get("number")) for event in end.events()] == [1, 2]
+    assert fcntl.fcntl(end.stream.fileno(), fcntl.F_GETFL) == flags  # the pipe as others have it is as it was
+
+
+def test_a_reload_does_not_use_up_descriptors(open_log: Open) -> None:
+    """It sets up the log anew each time."""
+    end = open_log()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(50):
+        logs.configure("info", "json", end.stream)
+        log.info("sample.finished")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_child_does_not_report_what_its_parent_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
