@@ -1,9 +1,12 @@
 """Handlers for the tests. Each writes what it did to a file of the test's, one O_APPEND write a line."""
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -56,7 +59,7 @@ class Counting:
         note(task, "finished")
 
 
-def misbehave(task: Task) -> None:  # noqa: PLR0912 - a list of all that can go wrong
+def misbehave(task: Task) -> None:  # noqa: PLR0912, PLR0915 - a list of all that can go wrong
     """Do what the body says."""
     note(task, "started")
     match task.text:
@@ -85,6 +88,30 @@ def misbehave(task: Task) -> None:  # noqa: PLR0912 - a list of all that can go 
             signal.set_wakeup_fd(-1)
         case "exit":
             os._exit(9)
+        case "exit 77":
+            os._exit(77)
+        case "real-time signal":
+            os.kill(os.getpid(), signal.SIGRTMIN + 1)
+        case "multiprocessing":
+            process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            process.start()
+            process.terminate()
+            process.join(10)
+            assert process.exitcode == -signal.SIGTERM, process.exitcode
+        case "mask":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        case "thread":
+            thread = threading.Thread(target=lambda: task.log.info("thread.spoke"))
+            thread.start()
+            thread.join()
+        case "log an exception":
+            try:
+                raise LookupError("caught")
+            except LookupError:
+                task.log.exception("code.failed")
+        case "stdout for a program":
+            subprocess.run(["true"], stdout=sys.stdout, stderr=sys.stderr, check=True)
+            sys.stdout.buffer.write(b"bytes\n")
         case "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
     note(task, "finished")

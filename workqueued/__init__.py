@@ -9,19 +9,23 @@ What a handler and a sender need is exported here; everything else is the daemon
 from typing import TYPE_CHECKING, Any
 
 from workqueued.errors import Reject, WorkqueuedError
-from workqueued.task import Task
 
 if TYPE_CHECKING:
     from workqueued.sender import Sender
+    from workqueued.task import Task
 
 __version__ = "0.1.0"
 __all__ = ["Reject", "Sender", "Task", "WorkqueuedError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Sender` when it is first asked for: it brings pika, which a handler does not need."""
+    """Import what brings further modules when it is first asked for: `wq-send` needs no Task, a handler no pika."""
     if name == "Sender":
         from workqueued.sender import Sender  # noqa: PLC0415 - the point of this function
 
         return Sender
+    if name == "Task":
+        from workqueued.task import Task  # noqa: PLC0415
+
+        return Task
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -98,7 +98,7 @@ class Death:
 
     pid: int
     code: int | None
-    signal: signal.Signals | None
+    signal: int | None
 
 
 def reap() -> list[Death]:
@@ -112,6 +112,6 @@ def reap() -> list[Death]:
         if pid == 0:
             return deaths
         if os.WIFSIGNALED(status):
-            deaths.append(Death(pid, None, signal.Signals(os.WTERMSIG(status))))
+            deaths.append(Death(pid, None, os.WTERMSIG(status)))
         else:
             deaths.append(Death(pid, os.waitstatus_to_exitcode(status), None))

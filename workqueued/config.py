@@ -146,6 +146,11 @@ class Queue:
         "how many worker processes serve the queue",
         default=1,
     )
+    redeliveries: int = key(
+        integer(1, 15),
+        "how often the broker may give a message out again before it goes to the dead queue",
+        default=10,
+    )
     paused: bool = key(boolean(), "true: no worker takes messages; they wait in the queue", default=False)
 
     @property
@@ -254,7 +259,8 @@ def find_config() -> Path:
     if chosen:
         return Path(chosen)
     own = Path(sys.prefix) / "etc/workqueued/workqueued.yaml"
-    return own if own.exists() else SYSTEM_FILE
+    # Resolved: it may be a link to a file whose own folder is what its relative paths are meant from.
+    return own.resolve() if own.exists() else SYSTEM_FILE
 
 
 def as_plain(value: Any) -> Any:

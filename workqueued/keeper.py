@@ -16,13 +16,17 @@ import select
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from workqueued.logs import log
 from workqueued.signals import Inbox
 
 #: What an orphan gets to finish its task, seconds; a new master's workers are already at work.
 ORPHAN_GRACE = 5.0
+#: What an idle main thread gets to leave in order after SIGQUIT, seconds.
+_QUIT_GRACE = 1.0
 
 
 @dataclass(slots=True)
@@ -30,7 +34,6 @@ class Orders:
     """What a worker was told, written by the keeper and read by the main thread on every turn."""
 
     drain: bool = False
-    hand_back: bool = False
     orphaned: bool = False
     consume: threading.Event = field(default_factory=threading.Event)
     #: Set with any order: ends a wait of the main thread.
@@ -46,7 +49,7 @@ class Keeper:
         heartbeat: of the connection, seconds.
         service: services the lent connection; may raise, then it is not called again until `lend`.
         wake: ends the main thread's wait for a message.
-        abandon: gives back the message in hand, if any, and closes the connection; called once, then the process ends.
+        abandon: gives back the message in hand, if any; called once, then the process ends.
         farewell: logs that the worker stops; called before the keeper ends the process.
 
     Attributes:
@@ -77,8 +80,9 @@ class Keeper:
         self._farewell = farewell
         self.free = True
         self._lent_at = 0.0
-        self._broken = False
-        self._orphan_deadline: float | None = None
+        self._loss: Exception | None = None
+        self._leave_at = float("inf")
+        self._leave_code = os.EX_OK
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
     def start(self) -> None:
@@ -89,12 +93,9 @@ class Keeper:
 
     def lend(self) -> None:
         """Give the connection away for as long as a handler or a publish runs."""
-        self._broken = False
+        self._loss = None
         self._lent_at = time.monotonic()
         self.lock.release()
-        if self.orders.hand_back:
-            # The order came between the main thread's last look and this line: let it be heard again.
-            self._inbox.post(signal.SIGQUIT)
 
     def take_back(self) -> None:
         """Own the connection again."""
@@ -102,19 +103,26 @@ class Keeper:
         self._lent_at = 0.0
 
     @property
-    def broken(self) -> bool:
-        """Whether the lent connection was found to be lost."""
-        return self._broken
+    def loss(self) -> Exception | None:
+        """What ended the lent connection, if something did."""
+        return self._loss
 
     # --- keeper thread ---
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except BaseException as error:  # noqa: BLE001 - without its keeper a worker is deaf: better none than that
+            log.error("child.failed", error=repr(error), traceback=traceback.format_exc(limit=-8)[-2500:])
+            os._exit(os.EX_SOFTWARE)
+
+    def _watch(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         poll = select.poll()
         poll.register(self._inbox, select.POLLIN)
         poll.register(self._lifeline, select.POLLIN | select.POLLHUP)
         while True:
-            events = poll.poll(self._next_wait() * 1000)
+            events = poll.poll(max(0.0, min(self._every, self._leave_at - time.monotonic())) * 1000)
             if not events and not self._lent_at:
                 self._wake()  # an idle main thread waits without a limit; let it look around and tick
             for descriptor, _ in events:
@@ -124,22 +132,17 @@ class Keeper:
                 else:
                     for number in self._inbox.take():
                         self._obey(number)
-            if self._orphan_deadline is not None and time.monotonic() >= self._orphan_deadline:
-                self._end(os.EX_TEMPFAIL)
+            if time.monotonic() >= self._leave_at:
+                self._leave()
             self._service_if_lent_long()
-
-    def _next_wait(self) -> float:
-        if self._orphan_deadline is None:
-            return self._every
-        return min(self._every, max(0.0, self._orphan_deadline - time.monotonic()))
 
     def _obey(self, number: int) -> None:
         if number == signal.SIGTERM:
             self.orders.drain = True
         elif number == signal.SIGQUIT:
-            self.orders.drain = self.orders.hand_back = True
-            if self._lent_at:
-                self._end(os.EX_OK)
+            self.orders.drain = True
+            # A main thread that has the connection, and nothing in hand, leaves in order, unless the broker hangs.
+            self._leave_within(0.0 if self._lent_at else _QUIT_GRACE, os.EX_OK)
         elif number == signal.SIGUSR1:
             self.orders.consume.set()
         else:
@@ -148,8 +151,13 @@ class Keeper:
 
     def _become_orphan(self) -> None:
         self.orders.drain = self.orders.orphaned = True
-        self._orphan_deadline = time.monotonic() + ORPHAN_GRACE
+        self._leave_within(ORPHAN_GRACE, os.EX_TEMPFAIL)
         self._tell_main()
+
+    def _leave_within(self, seconds: float, code: int) -> None:
+        deadline = time.monotonic() + seconds
+        if deadline < self._leave_at:
+            self._leave_at, self._leave_code = deadline, code
 
     def _tell_main(self) -> None:
         if self.orders.drain and self.free:
@@ -160,19 +168,24 @@ class Keeper:
 
     def _service_if_lent_long(self) -> None:
         # Half the interval: a task that began just before the last look must not wait for two more.
-        if self._broken or not self._lent_at or time.monotonic() - self._lent_at < self._every / 2:
+        if self._loss or not self._lent_at or time.monotonic() - self._lent_at < self._every / 2:
             return
-        with self.lock:
-            if not self._lent_at:
-                return
-            try:
-                self._service()
-            except Exception:  # noqa: BLE001 - the main thread meets the same loss when it takes the connection back
-                self._broken = True
+        # Never wait for the lock: the main thread may have taken the connection back this moment, and keeps it while it
+        # is idle.
+        if not self.lock.acquire(blocking=False):
+            return
+        try:
+            self._service()
+        except Exception as error:  # noqa: BLE001 - told to the main thread when it takes the connection back
+            self._loss = error
+        finally:
+            self.lock.release()
 
-    def _end(self, code: int) -> None:
-        """Give the message back and leave, without the main thread: it may be inside a handler for hours."""
-        if self.lock.acquire(timeout=2.0):
-            self._abandon()
-        self._farewell()
-        os._exit(code)
+    def _leave(self) -> None:
+        """Give the message back and end the process, without the main thread: it may be inside a handler for hours."""
+        try:
+            if self.lock.acquire(timeout=_QUIT_GRACE):
+                self._abandon()
+            self._farewell()
+        finally:
+            os._exit(self._leave_code)

@@ -14,6 +14,7 @@ import select
 import socket
 import stat
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, MutableMapping
@@ -30,7 +31,46 @@ _LONGEST_VALUE = 2600
 #: Larger numbers are written as text: not every reader of JSON has them, and int refuses to print 4300 digits.
 _LARGEST_NUMBER = 2**63
 
-log: Any = structlog.get_logger()
+
+class _Log:
+    """The logger that all of workqueued uses.
+
+    Not structlog's global one: a handler's module may configure that for itself, and facts bound by contextvars would
+    not reach our other threads.
+    """
+
+    def __init__(self) -> None:
+        self._logger: Any = None
+
+    def set(self, logger: Any) -> None:
+        """From now on, log with this structlog logger."""
+        self._logger = logger
+
+    def bind(self, **facts: Any) -> Any:
+        """A structlog logger with further facts."""
+        if self._logger is None:
+            configure("info", "json")
+        return self._logger.bind(**facts)
+
+    def debug(self, event: str, **facts: Any) -> None:
+        """Log at this level, as the three below."""
+        self.bind().debug(event, **facts)
+
+    def info(self, event: str, **facts: Any) -> None:
+        """See debug."""
+        self.bind().info(event, **facts)
+
+    def warning(self, event: str, **facts: Any) -> None:
+        """See debug."""
+        self.bind().warning(event, **facts)
+
+    def error(self, event: str, **facts: Any) -> None:
+        """See debug."""
+        self.bind().error(event, **facts)
+
+
+log = _Log()
+_identity: dict[str, Any] = {}
 
 
 class LineWriter:
@@ -109,23 +149,21 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     console = form == "console" or (form == "auto" and stream.isatty())
     render: Callable[..., str] = _console(stream.isatty()) if console else _render_json
     writer = LineWriter(stream.fileno(), blocks=console)
-    structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, _stamp, render],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *_: writer,
-        cache_logger_on_first_use=False,
+    log.set(
+        structlog.wrap_logger(
+            writer,
+            processors=[structlog.processors.format_exc_info, _stamp, render],
+            wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+            context_class=dict,
+        ).bind(**_identity)
     )
 
 
-def bind(**facts: Any) -> None:
-    """Facts that every later line of this process carries."""
-    structlog.contextvars.bind_contextvars(**facts)
-
-
 def identify(role: str, **facts: Any) -> None:
-    """Say once who this process is: role, pid, host, and what else is given."""
-    structlog.contextvars.clear_contextvars()
-    bind(role=role, pid=os.getpid(), host=socket.gethostname(), **facts)
+    """Say once who this process is: role, pid, host, and what else is given; every later line carries it."""
+    _identity.clear()
+    _identity.update(role=role, pid=os.getpid(), host=socket.gethostname(), **facts)
+    log.set(log.bind().new(**_identity))
 
 
 def _now() -> str:
@@ -197,25 +235,50 @@ class LineLogger(io.TextIOBase):
     def __init__(self, name: str) -> None:
         self._name = name
         self._pending = ""
+        self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
         """Take text; whole lines are logged."""
-        self._pending += text
-        while "\n" in self._pending or len(self._pending) > _LONGEST_VALUE:
-            line = self._pending[:_LONGEST_VALUE].partition("\n")[0]
-            self._pending = self._pending[len(line) :].removeprefix("\n")
-            if line.strip():
-                log.info("handler.printed", stream=self._name, line=line)
+        with self._lock:
+            self._pending += text
+            while "\n" in self._pending or len(self._pending) > _LONGEST_VALUE:
+                line = self._pending[:_LONGEST_VALUE].partition("\n")[0]
+                self._pending = self._pending[len(line) :].removeprefix("\n")
+                if line.strip():
+                    log.info("handler.printed", stream=self._name, line=line)
         return len(text)
 
     def writable(self) -> bool:
         """Yes."""
         return True
 
+    def fileno(self) -> int:
+        """The real stream's descriptor, for a program that a handler starts; its output is not ours to read."""
+        return 1 if self._name == "stdout" else 2
+
     @property
     def encoding(self) -> str:  # type: ignore[override]
         """UTF-8, as the log."""
         return "utf-8"
+
+    @property
+    def buffer(self) -> "_LineBuffer":
+        """The same for bytes, as sys.stdout has it."""
+        return _LineBuffer(self)
+
+
+class _LineBuffer(io.RawIOBase):
+    """Bytes on their way to a LineLogger."""
+
+    def __init__(self, lines: LineLogger) -> None:
+        self._lines = lines
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._lines.write(bytes(data).decode("utf-8", "backslashreplace"))
+        return len(data)
 
 
 class Reminder:

@@ -23,11 +23,13 @@ from workqueued.config import Config, as_plain
 from workqueued.errors import ConfigError, TemporaryError
 from workqueued.logs import configure, identify, log
 from workqueued.pool import MONITOR, Pool
-from workqueued.scoreboard import Cell, Head, Kind, QueueCell, Row, Scoreboard, State
+from workqueued.scoreboard import Cell, Head, Kind, QueueCell, Row, Scoreboard, ScoreboardError, State
 from workqueued.slots import Action, Drain, Ending, HandBack, Kill, Release, Spawn
 
 #: Files in the run directory.
 LOCK_FILE, PID_FILE = "lock", "pid"
+#: Waking up so much after a deadline means that we were stopped, seconds.
+_OVERSLEPT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,13 @@ class Master:
         with claim(self._config.run_directory):
             self._board = Scoreboard.create(self._config.run_directory)
             self._lifeline = Lifeline.create()
-            self._lay_out_queue_rows()
+            self._lay_out_queue_rows(self._config)
             log.info("master.started", config=str(self._config.file), queues=len(self._config.queues))
             try:
                 self._loop()
+            except BaseException:
+                self._exit_code = os.EX_SOFTWARE
+                raise
             finally:
                 log.info("master.stopped", exit_code=self._exit_code)
         return self._exit_code
@@ -103,6 +108,8 @@ class Master:
             now = time.monotonic()
             deadline = self._pool.next_deadline(now)
             number = signals.wait(None if deadline is None else deadline - now)
+            if deadline is not None and time.monotonic() > deadline + _OVERSLEPT:
+                self._pool.forgive(time.monotonic())
             if number is not None:
                 self._hear(number)
 
@@ -144,7 +151,8 @@ class Master:
         # What was learned in the last moments counts: a canary may be ready and die before we looked.
         self._pool.observed(death.pid, ready=bool(words[Cell.PROVEN]), tick=words[Cell.TICK] / 1e9, busy=False)
         settled = words[Cell.DONE] + words[Cell.DEAD]
-        ending = self._pool.exited(death.pid, death.code, settled, now)
+        code = None if words[Cell.TASK_STARTED] else death.code
+        ending = self._pool.exited(death.pid, code, settled, now)
         if child is not None:
             facts = {"slot": child.slot, "pid_died": death.pid, "lived_s": round(now - child.spawned_at, 1)}
             self._tell_ending(ending, death, row, facts)
@@ -171,8 +179,8 @@ class Master:
             facts["message_id"] = row.message_id or None
             facts["running_s"] = round((time.monotonic_ns() - row.words[Cell.TASK_STARTED]) / 1e9, 1)
         if death.signal is not None:
-            facts |= {"cause": "killed", "signal": death.signal.name}
-            if death.signal is signal.SIGKILL:
+            facts |= {"cause": "killed", "signal": signals.name_of(death.signal)}
+            if death.signal == signal.SIGKILL:
                 facts["likely"] = "kill -9, or out of memory"
         else:
             facts |= {"cause": "exited", "code": death.code}
@@ -191,7 +199,8 @@ class Master:
         try:
             config = self._entries.read_config(self._config.file)
             check_unchangeable(self._config, config)
-        except ConfigError as error:
+            self._lay_out_queue_rows(config)
+        except (ConfigError, ScoreboardError) as error:
             log.error("reload.rejected", error=str(error), hint="the old configuration goes on")
             return
         old, self._config = self._config, config
@@ -199,7 +208,6 @@ class Master:
         self._warn_of_removed(old, config)
         self._pool.reload(config)
         self._board[Head.GENERATION] = self._pool.generation
-        self._lay_out_queue_rows()
         log.info("reload.started", generation=self._pool.generation, changed=differences(old, config))
 
     def _warn_of_removed(self, old: Config, new: Config) -> None:
@@ -253,7 +261,11 @@ class Master:
 
     def _spawn(self, action: Spawn) -> None:
         is_monitor = action.slot == MONITOR
-        row = self._board.claim(Kind.MONITOR if is_monitor else Kind.WORKER, action.slot)
+        try:
+            row = self._board.claim(Kind.MONITOR if is_monitor else Kind.WORKER, action.slot)
+        except ScoreboardError as error:
+            self._give_up_spawn(action.slot, str(error))
+            return
         generation = self._pool.generation
         row.words[Cell.GENERATION] = generation
         row.words[Cell.STARTED] = row.words[Cell.TICK] = time.monotonic_ns()
@@ -268,16 +280,19 @@ class Master:
             pid = spawn(lambda: live(berth), self._lifeline, title)
         except OSError as error:
             row.clear()
-            self._pool.spawn_failed(action.slot, time.monotonic())
-            log.error("child.unborn", child=action.slot, error=error.strerror)
+            self._give_up_spawn(action.slot, str(error))
             return
         row.words[Cell.PID] = pid
         self._rows[pid] = row
         self._pool.spawned(action.slot, pid, time.monotonic(), hold=action.hold)
         log.debug("child.spawned", child=action.slot, child_pid=pid, child_generation=generation)
 
-    def _lay_out_queue_rows(self) -> None:
-        for queue in self._config.queues:
+    def _give_up_spawn(self, slot: str, error: str) -> None:
+        self._pool.spawn_failed(slot, time.monotonic())
+        log.error("child.unborn", child=slot, error=error)
+
+    def _lay_out_queue_rows(self, config: Config) -> None:
+        for queue in config.queues:
             if queue not in self._queue_rows:
                 self._queue_rows[queue] = self._board.claim(Kind.QUEUE, queue)
 

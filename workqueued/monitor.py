@@ -25,6 +25,8 @@ from workqueued.signals import Inbox, send
 
 #: How long a line waits for the answer to the question that was just asked, seconds.
 _PATIENCE = 1.0
+#: Longest time without a sign of life, seconds: an interval may be an hour.
+_LONGEST_NAP = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,8 @@ def _tell(post: Post, asker: "_Asker", inbox: Inbox) -> int:
     interval = post.config.monitor.interval
     patience = min(_PATIENCE, interval / 2)
     due = time.monotonic() + min(_PATIENCE, interval)
-    code = _wait(poll, inbox, post.lifeline, due)  # the workers declare the queues meanwhile
+    code = _wait(poll, inbox, post, due)  # the workers declare the queues meanwhile
     while code is None:
-        post.row.words[Cell.TICK] = time.monotonic_ns()
         # The question goes out first, so that the answer is fresh when the line is due.
         asker.ask(within=patience)
         for queue in post.config.queues:
@@ -78,16 +79,17 @@ def _tell(post: Post, asker: "_Asker", inbox: Inbox) -> int:
         due += interval
         if due < time.monotonic():  # suspended, or starved: no burst of lines to catch up
             due = time.monotonic() + interval
-        code = _wait(poll, inbox, post.lifeline, due)
+        code = _wait(poll, inbox, post, due)
     log.info("monitor.stopped")
     return code
 
 
-def _wait(poll: Any, inbox: Inbox, lifeline: int, until: float) -> int | None:
+def _wait(poll: Any, inbox: Inbox, post: Post, until: float) -> int | None:
     """Wait until the next line is due; an exit code when it is time to go."""
     while (left := until - time.monotonic()) > 0:
-        for descriptor, _ in poll.poll(left * 1000):
-            if descriptor == lifeline:
+        post.row.words[Cell.TICK] = time.monotonic_ns()
+        for descriptor, _ in poll.poll(min(left, _LONGEST_NAP) * 1000):
+            if descriptor == post.lifeline:
                 return os.EX_TEMPFAIL
             if {signal.SIGTERM, signal.SIGQUIT} & set(inbox.take()):
                 return os.EX_OK
@@ -161,6 +163,8 @@ class _Asker(threading.Thread):
             self._question.clear()
             try:
                 self.sample = Sample(self._reader.read(self._queues), self._clock(), None)
-            except WorkqueuedError as error:
+            except Exception as error:  # noqa: BLE001 - a thread that ended would never answer again
+                if not isinstance(error, WorkqueuedError):
+                    self._reader.close()
                 self.sample = Sample(self.sample.depths, self.sample.taken_at, str(error))
             self._answer.set()

@@ -58,6 +58,21 @@ def decide(raised: BaseException | None) -> Verdict:
     return Verdict(Outcome.DEAD, "failed", one_line(describe(raised)))
 
 
+def judge_unhandled(delivery: Delivery, redeliveries: int) -> Verdict | None:
+    """A verdict without calling the handler: for a message that was given out again too often.
+
+    Its workers or their hosts die of it, or it is handed back again and again. RabbitMQ 4 drops a message from a quorum
+    queue at its 21st delivery, without a word, so ours comes first. Only quorum queues count; their x-delivery-count is
+    believed only beside the redelivered flag, as a stranger's copy may carry an old one.
+    """
+    count = delivery.properties.headers.get("x-delivery-count")
+    if not delivery.redelivered or not isinstance(count, int) or isinstance(count, bool) or count < redeliveries:
+        return None
+    return Verdict(
+        Outcome.DEAD, "redelivered", f"given out {count} times before and never settled: its workers died or let it go"
+    )
+
+
 def describe(error: BaseException) -> str:
     """`ValueError: text`, also for an exception whose `__str__` raises."""
     text = _shown(error)

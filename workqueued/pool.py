@@ -31,6 +31,8 @@ REFUSED_FOR = 60.0
 _STALE_AFTER = 120.0
 #: The same for a child that is still importing its handler.
 _STALE_STARTING = 600.0
+#: How often a child that drains is told so again, seconds: a handler may have taken the signal for itself.
+_TELL_AGAIN = 30.0
 #: From SIGTERM or SIGQUIT to SIGKILL where no drain timeout applies, seconds.
 _KILL_AFTER = 5.0
 
@@ -101,12 +103,18 @@ class Pool:
         fate.proven = max(fate.proven, child.generation)
         return True
 
+    def forgive(self, now: float) -> None:
+        """We slept through our own deadline (suspended, SIGSTOP): the children may have, too."""
+        for child in self.children():
+            child.tick = now
+
     def exited(self, pid: int, code: int | None, settled: int, now: float) -> Ending:
         """A child was reaped.
 
         Args:
             pid: whose.
-            code: the exit code; None when a signal ended it.
+            code: the exit code as far as it is a word to us; None when a signal ended it, or when it ended in a task,
+                since what a handler passes to os._exit means nothing here.
             settled: how many deliveries it settled.
             now: monotonic seconds.
         """
@@ -119,10 +127,11 @@ class Pool:
         fate = self.fates[child.queue]
         if ending is Ending.REFUSED:
             fate.refused_until = now + REFUSED_FOR
+            fate.imported = True  # it came as far as the broker
             if not any(f.proven for q, f in self.fates.items() if q != NO_QUEUE) and self._all_refused(now):
                 self.verdict = os.EX_CONFIG
         elif ending is Ending.MISCONFIGURED:
-            if not fate.proven and self.generation == 1:
+            if not fate.proven and not fate.imported and self.generation == 1:
                 self.verdict = os.EX_CONFIG
             elif fate.proven < child.generation:
                 fate.failed = child.generation
@@ -217,6 +226,8 @@ class Pool:
         """Kill a child that does not end, or shows no sign of life."""
         if child.killed:
             return []
+        if child.drain_at is not None and child.hand_back_at is None and now >= child.told_at + _TELL_AGAIN:
+            return [self._drain(child, now)]
         if child.hand_back_at is not None and now >= child.hand_back_at + self.config.drain_margin:
             child.killed = True
             return [Kill(child.pid, "did not hand back in time")]
@@ -228,11 +239,16 @@ class Pool:
     def _stale_at(self, child: Child) -> float:
         if child.busy:  # a task may hold the interpreter for as long as it likes
             return float("inf")
-        patience = max(_STALE_AFTER, 4 * (self.config.broker.heartbeat + 5)) if child.ready else _STALE_STARTING
-        return child.tick + patience
+        if not child.ready:
+            return child.tick + _STALE_STARTING
+        broker = self.config.broker
+        # A silent broker holds it up for so long, and no connect ticks.
+        silent = 4 * (broker.heartbeat + 5) + len(broker.url) * broker.connect_timeout
+        return child.tick + max(_STALE_AFTER, silent)
 
     def _drain(self, child: Child, now: float) -> Drain:
-        child.drain_at = now
+        child.told_at = now
+        child.drain_at = child.drain_at or now
         return Drain(child.pid)
 
     def next_deadline(self, now: float) -> float | None:

@@ -48,7 +48,10 @@ def wait(seconds: float | None) -> signal.Signals | None:
     if seconds is None:
         return signal.Signals(signal.sigwaitinfo(MASTER).si_signo)
     info = signal.sigtimedwait(MASTER, max(0.0, seconds))
-    return None if info is None else signal.Signals(info.si_signo)
+    # Interrupted by SIGCONT after the time is over, CPython gives a siginfo that nobody has filled in.
+    if info is None or info.si_signo not in MASTER:
+        return None
+    return signal.Signals(info.si_signo)
 
 
 class Inbox:
@@ -81,8 +84,8 @@ class Inbox:
             if _current_handler(number) is not _leave_it_to_the_inbox:
                 signal.signal(number, _leave_it_to_the_inbox)
                 intact = False
-        if not intact:
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if signal.pthread_sigmask(signal.SIG_SETMASK, ()):
+            intact = False
         return not intact
 
     def fileno(self) -> int:
@@ -108,6 +111,39 @@ class Inbox:
 
 def _leave_it_to_the_inbox(_number: int, _frame: FrameType | None) -> None:
     """Do nothing: the number is already in the inbox."""
+
+
+def forget_in_forks() -> None:
+    """Let processes that a handler forks have default signals: TERM must end them, and not reach our inbox.
+
+    multiprocessing forks without exec, so that handlers and wakeup descriptor are inherited. A signal that comes
+    between the fork and the change waits, blocked, for its new meaning.
+    """
+    masks: list[set[int]] = []
+    os.register_at_fork(
+        before=lambda: masks.append({int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, CHILD)}),
+        after_in_parent=lambda: _unblock(masks.pop()),
+        after_in_child=lambda: _become_ordinary(masks.pop()),
+    )
+
+
+def _unblock(mask: set[int]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _become_ordinary(mask: set[int]) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in CHILD:
+        signal.signal(number, signal.SIG_DFL)
+    _unblock(mask)
+
+
+def name_of(number: int) -> str:
+    """SIGKILL for 9; a real-time signal has no name of its own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
 
 
 def send(pid: int, number: signal.Signals) -> bool:

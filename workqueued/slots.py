@@ -77,6 +77,7 @@ class Child:
     tick: float = 0.0
     busy: bool = False
     drain_at: float | None = None
+    told_at: float = 0.0
     hand_back_at: float | None = None
     killed: bool = False
 
@@ -110,3 +111,5 @@ class QueueFate:
     #: The generation whose canary failed; the old one goes on.
     failed: int = 0
     refused_until: float = 0.0
+    #: A child of it came as far as the broker, so its handler could be imported once.
+    imported: bool = False

@@ -11,10 +11,8 @@ keeper thread. If the process dies on any line between take and settle, the brok
 import inspect
 import os
 import signal
-import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,17 +25,16 @@ from workqueued.errors import ConfigError, ConnectionLostError, QueueRefusedErro
 from workqueued.handlers import Handler, resolve
 from workqueued.keeper import Keeper
 from workqueued.logs import LineLogger, Reminder, identify, log
-from workqueued.outcome import Outcome, Verdict, dead_letter, decide
+from workqueued.outcome import Outcome, decide, judge_unhandled
 from workqueued.scoreboard import Cell, Row, State
-from workqueued.signals import Inbox, send
+from workqueued.settle import Ended, Settler
+from workqueued.signals import Inbox, forget_in_forks, send
 from workqueued.task import Task
 
 #: Ceilings of the waits between attempts to connect, seconds.
 _RECONNECT_FIRST, _RECONNECT_MOST = 0.1, 3.0
 #: A session of this many seconds was a good one: the next reconnect starts with the first delay.
 _GOOD_SESSION = 5.0
-#: The tail of a traceback that is logged, characters.
-_TRACEBACK_TAIL = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,7 @@ def run(place: Place) -> int:
     """
     inbox = Inbox()
     inbox.install()
+    forget_in_forks()
     identify("worker", slot=place.slot, queue=place.queue_name, generation=place.generation)
     sys.stdout, sys.stderr = LineLogger("stdout"), LineLogger("stderr")
     try:
@@ -87,16 +85,13 @@ class Worker:
         self._inbox = inbox
         self._pid = os.getpid()
         self._master = os.getppid()
-        self._host = socket.gethostname()
         # A concrete logger: the lazy one is made anew at every call, which is a noticeable part of a short task.
         self._log = log.bind()
         self._handler: Handler = _no_handler
         self._consumer: Consumer | None = None
         self._delivery: Delivery | None = None
         self._consuming_since = 0.0
-        self._copies = Copies(place.config.broker, f"workqueued {place.slot} dead letters")
         self._broker_trouble = Reminder()
-        self._copy_trouble = Reminder()
         self._keeper = Keeper(
             inbox,
             place.lifeline,
@@ -107,6 +102,8 @@ class Worker:
             farewell=self._say_farewell,
         )
         self._orders = self._keeper.orders
+        copies = Copies(place.config.broker, f"workqueued {place.slot} dead letters")
+        self._settler = Settler(self._row, self._keeper, copies, self._pause)
         if not place.hold:
             self._orders.consume.set()
 
@@ -117,6 +114,7 @@ class Worker:
         self._enter(State.STARTING)
         self._keeper.start()
         self._handler = resolve(self._queue.handler, self._place.config.pythonpath)
+        self._inbox.install()  # again: a module may have taken a signal for itself (faulthandler.register(SIGUSR1))
         backoff = Backoff(_RECONNECT_FIRST, _RECONNECT_MOST)
         while not self._draining():
             self._session()
@@ -125,7 +123,7 @@ class Worker:
             self._consuming_since = 0.0
             if not self._draining():
                 self._pause(backoff.next_delay())
-        self._copies.close()
+        self._settler.close()
         self._say_farewell()
         return os.EX_TEMPFAIL if self._orders.orphaned else os.EX_OK
 
@@ -179,8 +177,9 @@ class Worker:
             delivery = consumer.next()
             self._tick()
             if delivery is None:
-                self._copies.close_if_idle()
+                self._settler.rest()
             elif self._draining():
+                consumer.stop()  # first, or the broker would give it to us again
                 consumer.hand_back(delivery)
             else:
                 self._work(consumer, delivery)
@@ -191,17 +190,15 @@ class Worker:
     def _work(self, consumer: Consumer, delivery: Delivery) -> None:
         waited = delivery.waited_ms(time.time())
         started = self._take(delivery)
-        raised = self._handle(delivery)
-        duration = time.monotonic_ns() - started
+        raised: BaseException | None = None
+        verdict = judge_unhandled(delivery, self._queue.redeliveries)
+        if verdict is None:
+            raised = self._handle(delivery)
+            verdict = decide(raised)
+        ended = Ended(delivery, verdict, raised, waited, time.monotonic_ns() - started)
         self._enter(State.SETTLING)
-        verdict = decide(raised)
         try:
-            self._settle(consumer, delivery, verdict)
-        except ConnectionLostError:
-            self._note(delivery, Outcome.LOST, verdict, raised, waited, duration)
-            raise
-        else:
-            self._note(delivery, verdict.outcome, verdict, raised, waited, duration)
+            self._settler.settle(consumer, ended, last=self._draining())
         finally:
             self._delivery = None
             self._row.words[Cell.TASK_STARTED] = 0
@@ -225,79 +222,18 @@ class Worker:
         raised: BaseException | None = None
         try:
             result = self._handler(task)
-            if inspect.iscoroutine(result):
+            if inspect.iscoroutine(result) or inspect.isgenerator(result):
                 result.close()
-                raised = TypeError("the handler returned a coroutine that nobody awaits; make it an async def")
+                raised = TypeError(f"the handler returned a {type(result).__name__}, and nobody runs it")
         except BaseException as error:  # noqa: BLE001 - whatever it is, it ends the attempt and not the worker
-            raised = error
+            # Without our own frame, which holds the error: a cycle that would keep the body until the next collection.
+            raised = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
         if os.getpid() != self._pid:
             os._exit(os.EX_OK)  # the handler forked and came back in the child, which must not touch the connection
         self._keeper.take_back()
         if self._inbox.restore():
             log.warning("handler.meddled", error="the handler changed our signal handlers; they were put back")
         return raised
-
-    def _settle(self, consumer: Consumer, delivery: Delivery, verdict: Verdict) -> None:
-        """Make the outcome safe, then acknowledge.
-
-        Raises:
-            ConnectionLostError: the connection of the delivery is gone; the broker has given the message out again.
-        """
-        if self._keeper.broken:
-            consumer.service()
-        if self._draining():
-            consumer.stop()  # before the ack, upon which the broker would send the next message
-        if verdict.outcome is Outcome.DEAD:
-            self._bury(delivery, verdict)
-        consumer.ack(delivery)
-
-    def _bury(self, delivery: Delivery, verdict: Verdict) -> None:
-        letter = dead_letter(delivery, verdict, host=self._host, now=time.time())
-        self._keeper.lend()
-        try:
-            sent = self._copies.send(
-                letter,
-                give_up=lambda: self._keeper.broken,
-                pause=self._pause,
-                complain=self._complain_of_copy,
-            )
-        finally:
-            self._keeper.take_back()
-        if not sent:
-            raise ConnectionLostError("the connection was lost before the dead letter was confirmed")
-        self._copy_trouble.end()
-
-    def _note(  # one line per delivery, and the counts
-        self,
-        delivery: Delivery,
-        outcome: Outcome,
-        verdict: Verdict,
-        raised: BaseException | None,
-        waited: int | None,
-        duration: int,
-    ) -> None:
-        self._row.add({Outcome.DONE: Cell.DONE, Outcome.DEAD: Cell.DEAD}.get(outcome, Cell.LOST))
-        facts = {
-            "outcome": outcome.value,
-            "attempt": delivery.attempt,
-            "wait_ms": waited,
-            "duration_ms": round(duration / 1e6, 3),
-            "message_id": delivery.properties.message_id,
-        }
-        if delivery.redelivered:
-            facts["redelivered"] = True
-        if outcome is Outcome.LOST:
-            log.warning("delivery.lost", verdict=verdict.outcome.value, error=verdict.error, **facts)
-        elif outcome is Outcome.DONE:
-            self._log.info("delivery.settled", **facts)
-        else:
-            log.warning(
-                "delivery.settled",
-                reason=verdict.reason,
-                error=verdict.error,
-                traceback=_traceback(raised),
-                **facts,
-            )
 
     # --- called by the keeper thread --------------------------------------------------------------------------------
 
@@ -312,7 +248,7 @@ class Worker:
             consumer.wake()
 
     def _abandon(self) -> None:
-        """Give the message back and close; the process ends right after."""
+        """Give the message back; the process ends right after, which closes the connection."""
         consumer, delivery = self._consumer, self._delivery
         if consumer is None:
             return
@@ -329,7 +265,6 @@ class Worker:
                     attempt=delivery.attempt,
                     message_id=delivery.properties.message_id,
                 )
-        consumer.close()
 
     def _draining(self) -> bool:
         return self._orders.drain
@@ -340,8 +275,8 @@ class Worker:
     # --- small things -----------------------------------------------------------------------------------------------
 
     def _enter(self, state: State) -> None:
+        self._tick()  # first: "not busy" beside a tick of hours ago would look like a dead worker
         self._row.words[Cell.STATE] = state
-        self._tick()
 
     def _tick(self) -> None:
         self._row.words[Cell.TICK] = time.monotonic_ns()
@@ -369,24 +304,6 @@ class Worker:
             event = "broker.refused" if isinstance(error, RefusedError) else "broker.unreachable"
             say: Callable[..., None] = log.error if isinstance(error, RefusedError) else log.warning
             say(event, error=str(error))
-
-    def _complain_of_copy(self, error: WorkqueuedError) -> None:
-        self._tick()
-        if self._copy_trouble.due(str(error)):
-            message_id = self._delivery.properties.message_id if self._delivery else None
-            log.error("copy.delayed", error=str(error), message_id=message_id)
-
-
-def _traceback(error: BaseException | None) -> str | None:
-    """The handler's part of a traceback, without our own frame and without locals."""
-    if error is None:
-        return None
-    trace = error.__traceback__.tb_next if error.__traceback__ else None
-    try:
-        text = "".join(traceback.format_exception(type(error), error, trace, limit=-20))
-    except Exception:  # noqa: BLE001 - an exception whose __str__ raises
-        return None
-    return text[-_TRACEBACK_TAIL:]
 
 
 def _no_handler(_task: Task) -> None:

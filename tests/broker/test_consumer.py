@@ -189,7 +189,6 @@ def test_a_connection_that_the_broker_closed_ends_the_consumer(consumer: Consume
     eventually(lambda: vhost.count("q") == 1)
 
 
-@pytest.mark.xfail(strict=True, reason="pika's basic_cancel asserts, and that is let through", raises=AssertionError)
 def test_stop_on_a_lost_connection_is_a_lost_connection(consumer: Consumer, vhost: Vhost, node: Node) -> None:
     """A drain that begins while the broker is away."""
     consumer.start()

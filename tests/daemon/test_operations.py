@@ -497,6 +497,82 @@ def test_a_handler_that_takes_our_signals_away_does_not_keep_them(daemon: Daemon
         assert running.await_event("worker.stopped", reason="drained")
 
 
+@pytest.mark.parametrize(
+    "body",
+    ["multiprocessing", "mask", "thread", "log an exception", "stdout for a program"],
+)
+def test_ordinary_things_work_in_a_handler(daemon: Daemons, vhost: Vhost, body: str) -> None:
+    """Forked helpers can be terminated, threads log with our facts, exceptions are logged, the worker stays ours."""
+    with daemon(queue("ledgers:misbehave", workers=1)) as running:
+        worker = running.consuming(1)[0]["pid"]
+        vhost.publish("task_queue", body, "fine")
+        running.await_event("delivery.settled", 2, outcome="done")
+        assert {entry["pid"] for entry in running.ledger()} == {worker}
+        if body == "thread":
+            assert running.await_event("thread.spoke")["slot"] == "task_queue/0"
+        if body == "log an exception":
+            assert "LookupError: caught" in running.await_event("code.failed")["exception"]
+        if body == "stdout for a program":
+            running.await_event("handler.printed", line="bytes")
+        assert running.stop() == 0
+        assert running.events("worker.stopped")[0]["slot"] == "task_queue/0"
+
+
+def test_a_module_that_takes_signals_and_logging_for_itself_does_not_get_them(daemon: Daemons, vhost: Vhost) -> None:
+    """structlog.configure, faulthandler.register(SIGUSR1), SIGTERM ignored: work, reload and stop as ever."""
+    with daemon(queue("selfish:handle", workers=1)) as running:
+        running.consuming(1)
+        running.signal(signal.SIGHUP)
+        running.consuming(2)
+        vhost.publish("task_queue", "0 fine")
+        running.await_event("delivery.settled", outcome="done")
+        assert running.stop(within=10) == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "facts"),
+    [("real-time signal", {"cause": "killed", "signal": f"SIG{signal.SIGRTMIN + 1}"}), ("exit 77", {"code": 77})],
+)
+def test_no_way_of_dying_in_a_task_is_taken_for_a_word_to_the_master(
+    daemon: Daemons, vhost: Vhost, body: str, facts: dict[str, Any]
+) -> None:
+    """A signal without a name, an exit code that means something between us: a death like any other."""
+    with daemon(queue("ledgers:misbehave", workers=1)) as running:
+        running.consuming(1)
+        vhost.publish("task_queue", body, message_id="deadly")
+        running.await_event("worker.died", message_id="deadly", **facts)
+        running.consuming(2)
+        assert running.stop() == 0
+
+
+def test_a_message_that_is_given_out_too_often_is_in_the_dead_queue(daemon: Daemons, vhost: Vhost) -> None:
+    """It kills its worker, `redeliveries` times; then it is buried unhandled, and the next one is served."""
+    with daemon(queue("ledgers:misbehave", workers=1, redeliveries=2)) as running:
+        running.consuming(1)
+        vhost.publish("task_queue", "segfault", "fine", message_id="x")
+        settled = running.await_event("delivery.settled", outcome="dead")
+        assert settled["reason"] == "redelivered"
+        assert len(running.events("worker.died", signal="SIGSEGV")) == 2
+        running.await_event("delivery.settled", outcome="done")
+        properties, body = vhost.get("task_queue.dead")
+        assert body == b"segfault"
+        assert properties.headers["x-wq-reason"] == "redelivered"
+
+
+def test_a_stopped_and_continued_daemon_goes_on(daemon: Daemons, vhost: Vhost) -> None:
+    """Ctrl-Z and fg, docker pause: the master and its children take up where they were."""
+    with daemon(queue()) as running:
+        running.consuming(2)
+        os.killpg(running.pid, signal.SIGSTOP)
+        begin = time.monotonic()
+        eventually(lambda: time.monotonic() - begin > 2)
+        os.killpg(running.pid, signal.SIGCONT)
+        vhost.publish("task_queue", "0 fine")
+        running.await_event("delivery.settled", outcome="done")
+        assert not running.events("worker.died")
+        assert running.stop() == 0
+
+
 @pytest.mark.parametrize("handler", ["ledgers:work_async", "ledgers:Counting"])
 def test_handlers_may_be_async_or_a_class_that_is_built_once(daemon: Daemons, vhost: Vhost, handler: str) -> None:
     """An async def is awaited; a class is built once per worker and called for each message."""
@@ -512,7 +588,8 @@ def test_a_coroutine_that_nobody_awaits_is_no_success(daemon: Daemons, vhost: Vh
     with daemon(queue("ledgers:returns_coroutine", workers=1)) as running:
         running.consuming(1)
         vhost.publish("task_queue", "x")
-        assert "nobody awaits" in running.await_event("delivery.settled", outcome="dead")["error"]
+        error = running.await_event("delivery.settled", outcome="dead")["error"]
+        assert "returned a coroutine, and nobody runs it" in error
 
 
 def test_a_dead_letter_is_held_until_it_is_confirmed(daemon: Daemons, vhost: Vhost, node: Node) -> None:

@@ -466,7 +466,14 @@ def test_the_defaults_are_what_the_documents_say(tmp_path: Path) -> None:
     """The least file, written out."""
     assert as_plain(load(tmp_path, LEAST)) == {
         "queues": {
-            "task_queue": {"handler": "a:b", "type": "quorum", "declare": "plain", "workers": 1, "paused": False}
+            "task_queue": {
+                "handler": "a:b",
+                "type": "quorum",
+                "declare": "plain",
+                "workers": 1,
+                "redeliveries": 10,
+                "paused": False,
+            }
         },
         "broker": {
             "url": ["amqp://guest:***@127.0.0.1:5672/%2F"],

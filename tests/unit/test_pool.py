@@ -113,6 +113,17 @@ def test_a_paused_queue_does_not_keep_a_daemon_alive_whose_only_active_queue_is_
     assert history.pool.verdict == EX_CONFIG
 
 
+def test_a_queue_that_was_refused_may_fail_to_import_later_without_ending_the_daemon() -> None:
+    """A deploy in the very minute in which it is tried again."""
+    history = History(config(a=1, b=1))
+    history.step()
+    history.ready("a/0")
+    history.dies("b/0", EX_NOPERM)
+    history.step(61)
+    assert history.dies("b/0", EX_CONFIG) is Ending.MISCONFIGURED
+    assert history.pool.verdict is None
+
+
 def test_one_refused_queue_of_two_is_tried_again_each_minute_by_one_child() -> None:
     """The other works meanwhile."""
     history = History(config(a=3, b=1))
@@ -222,11 +233,20 @@ def test_a_child_without_a_sign_of_life_is_killed_and_replaced() -> None:
     history.now += 100
     history.ready(MONITOR)
     assert history.step() == []
-    history.now += 41
+    history.now += 60  # 4 x (heartbeat + 5 s) and one connect_timeout after its last sign
     assert history.step() == [Kill(pid, "no sign of life")]
     assert history.step() == []
     assert history.dies("a/0") is Ending.DIED
     assert spawned(history.step()) == ["a/0"]
+
+
+def test_a_master_that_was_stopped_forgives_its_children() -> None:
+    """They were stopped with it, and have had no time to tick."""
+    history = History(config(a=1))
+    history.settle_in()
+    history.now += 3600
+    history.pool.forgive(history.now)
+    assert history.step() == []
 
 
 def test_a_busy_child_is_never_stale() -> None:
@@ -357,6 +377,20 @@ def test_a_removed_queue_comes_back_with_a_later_reload() -> None:
     assert Drain(history.pids["b/0"]) in history.step()
     history.pool.reload(config(a=1, b=1))
     assert "b/0" in spawned(history.step())
+
+
+def test_a_child_that_drains_is_told_again() -> None:
+    """Its handler may have taken the signal for itself."""
+    history = History(config(a=2))
+    history.settle_in()
+    worker = history.pids["a/1"]
+    history.pool.observed(worker, ready=True, tick=history.now, busy=True)
+    history.pool.reload(config(a=1))
+    assert Drain(worker) in history.step()
+    history.dies(MONITOR, 0, pid=100)
+    history.step(15)
+    assert Drain(worker) in history.step(16)
+    assert Drain(worker) not in history.step(1)
 
 
 # --- stop ------------------------------------------------------------------------------------------------------------

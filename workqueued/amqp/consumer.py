@@ -83,6 +83,7 @@ class Consumer:
                 channel that the broker closed.
         """
         if not self._inbox:
+            self._check()
             self.service(None)  # without a limit, as each limit costs a timer in pika
         return self._inbox.popleft() if self._inbox else None
 
@@ -125,6 +126,7 @@ class Consumer:
 
     def stop(self) -> None:
         """Take no further message and give back any that came meanwhile. Errors as for `next`."""
+        self._check()
         with translated():
             for tag in self._channel.consumer_tags:
                 self._channel.basic_cancel(tag)

@@ -22,6 +22,8 @@ from workqueued.errors import UnroutableError, WorkqueuedError
 
 #: Time for one confirm before the copy is published again, seconds.
 _CONFIRM_WITHIN = 10.0
+#: And for each so many bytes of the body a second more.
+_SLOWEST_LINK = 1_000_000
 #: Ceilings of the waits between two publishes, seconds.
 _AGAIN_FIRST, _AGAIN_MOST = 0.2, 10.0
 #: All properties and headers must fit into one frame of 131,072 bytes, or the broker closes the connection (501). The
@@ -75,7 +77,8 @@ class Copies:
         return False
 
     def _send_once(self, message: Message) -> None:
-        deadline = time.monotonic() + _CONFIRM_WITHIN
+        self.close_if_idle()  # on a busy queue nobody had the time to
+        deadline = time.monotonic() + _CONFIRM_WITHIN + len(message.body) / _SLOWEST_LINK
         if not self._publisher.is_open:
             self._publisher.close()
             self._publisher.open(deadline)

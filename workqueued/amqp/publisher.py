@@ -200,6 +200,8 @@ class Publisher:
             if same and tag not in self._returned:
                 self._returned.add(tag)
                 return
+        # Its confirm will come, and must not be taken for a success.
+        self._fail(UnroutableError(f"a message came back from {self._url}: there is no queue {method.routing_key!r}"))
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method

@@ -5,7 +5,6 @@ The composition root: here the master is handed what its children do.
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from workqueued import __version__
 from workqueued.config import SYSTEM_FILE, Config, as_plain, read_config
 from workqueued.errors import ConfigError, WorkqueuedError
 from workqueued.logs import configure, log
+from workqueued.signals import name_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,8 +125,8 @@ def _handler_resolves(spec: str, pythonpath: Sequence[Path]) -> bool:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
-        number = signal.Signals(os.WTERMSIG(status))
-        print(f"workqueued: handler {spec}: importing it ended the process with {number.name}", file=sys.stderr)
+        number = name_of(os.WTERMSIG(status))
+        print(f"workqueued: handler {spec}: importing it ended the process with {number}", file=sys.stderr)
     return status == 0
 
 

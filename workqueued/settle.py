@@ -1,0 +1,142 @@
+"""Settle: make the outcome of a delivery safe, tell the broker, write it down.
+
+Runs in: worker.
+
+    DONE → ack        DEAD → copy to the dead queue, confirmed → ack        connection gone → nothing, `delivery.lost`
+
+If the process dies before the ack, the broker gives the message out again: it is handled or buried twice, never lost.
+"""
+
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from workqueued.amqp.consumer import Consumer
+from workqueued.amqp.copies import Copies
+from workqueued.delivery import Delivery
+from workqueued.errors import ConnectionLostError, WorkqueuedError
+from workqueued.keeper import Keeper
+from workqueued.logs import Reminder, log
+from workqueued.outcome import Outcome, Verdict, dead_letter
+from workqueued.scoreboard import Cell, Row
+
+#: The tail of a traceback that is logged, characters.
+_TRACEBACK_TAIL = 2000
+_CELLS = {Outcome.DONE: Cell.DONE, Outcome.DEAD: Cell.DEAD, Outcome.LOST: Cell.LOST}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A delivery whose handler has ended: what it raised, how long it waited (ms) and ran (ns)."""
+
+    delivery: Delivery
+    verdict: Verdict
+    raised: BaseException | None
+    waited: int | None
+    duration: int
+
+
+class Settler:
+    """Settles the deliveries of one worker.
+
+    Args:
+        row: where the counts go.
+        keeper: services the consumer's connection while a copy is published.
+        copies: publishes dead letters.
+        pause: waits so many seconds, or less when the worker is told something.
+    """
+
+    def __init__(self, row: Row, keeper: Keeper, copies: Copies, pause: Callable[[float], None]) -> None:
+        self._row = row
+        self._keeper = keeper
+        self._copies = copies
+        self._pause = pause
+        self._host = socket.gethostname()
+        self._trouble = Reminder()
+        # A concrete logger: the general one is looked up at every call, which is noticeable in a short task.
+        self._log = log.bind()
+
+    def settle(self, consumer: Consumer, ended: Ended, *, last: bool) -> None:
+        """Make it safe, acknowledge, log.
+
+        Args:
+            consumer: the one that the delivery came from.
+            ended: what became of it.
+            last: no further message is wanted.
+
+        Raises:
+            ConnectionLostError: the connection of the delivery is gone; the broker has given the message out again.
+        """
+        try:
+            if self._keeper.loss is not None:
+                raise ConnectionLostError(str(self._keeper.loss)) from self._keeper.loss
+            if last:
+                consumer.stop()  # before the ack, upon which the broker would send the next message
+            if ended.verdict.outcome is Outcome.DEAD:
+                self._bury(ended)
+            consumer.ack(ended.delivery)
+        except ConnectionLostError:
+            self._note(ended, Outcome.LOST)
+            raise
+        self._note(ended, ended.verdict.outcome)
+
+    def rest(self) -> None:
+        """Nothing to do at the moment: close what is idle."""
+        self._copies.close_if_idle()
+
+    def close(self) -> None:
+        """Close the connection for copies."""
+        self._copies.close()
+
+    def _bury(self, ended: Ended) -> None:
+        letter = dead_letter(ended.delivery, ended.verdict, host=self._host, now=time.time())
+
+        def complain(error: WorkqueuedError) -> None:
+            if self._trouble.due(str(error)):
+                log.error("copy.delayed", error=str(error), message_id=letter.properties.message_id)
+
+        self._keeper.lend()
+        try:
+            sent = self._copies.send(
+                letter, give_up=lambda: self._keeper.loss is not None, pause=self._pause, complain=complain
+            )
+        finally:
+            self._keeper.take_back()
+        if not sent:
+            raise ConnectionLostError("the connection was lost before the dead letter was confirmed")
+        self._trouble.end()
+
+    def _note(self, ended: Ended, outcome: Outcome) -> None:
+        """One line per delivery, and the counts."""
+        delivery, verdict = ended.delivery, ended.verdict
+        self._row.add(_CELLS[outcome])
+        facts: dict[str, Any] = {
+            "outcome": outcome.value,
+            "attempt": delivery.attempt,
+            "wait_ms": ended.waited,
+            "duration_ms": round(ended.duration / 1e6, 3),
+            "message_id": delivery.properties.message_id,
+        }
+        if delivery.redelivered:
+            facts["redelivered"] = True
+        if outcome is Outcome.DONE:
+            self._log.info("delivery.settled", **facts)
+        elif outcome is Outcome.LOST:
+            self._log.warning("delivery.lost", verdict=verdict.outcome.value, error=verdict.error, **facts)
+        else:
+            facts |= {"reason": verdict.reason, "error": verdict.error, "traceback": _traceback(ended.raised)}
+            self._log.warning("delivery.settled", **facts)
+
+
+def _traceback(error: BaseException | None) -> str | None:
+    """A traceback without locals."""
+    if error is None:
+        return None
+    try:
+        text = "".join(traceback.format_exception(error, limit=-20))
+    except Exception:  # noqa: BLE001 - an exception whose __str__ raises
+        return None
+    return text[-_TRACEBACK_TAIL:]
