@@ -1,5 +1,6 @@
 """Fixtures: one private RabbitMQ node for the whole run, a vhost for each test."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,15 +21,40 @@ end || V <- [%s]]."""
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A private RabbitMQ node. Without rabbitmq-server a test is skipped at a desk and fails in CI."""
-    node = Node(tmp_path_factory.mktemp("broker"), name="wqtest")
+    with running_node(tmp_path_factory.mktemp("broker")) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def mortal_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node for tests that stop it: with few vhosts, each of which takes its time at every start."""
+    with running_node(tmp_path_factory.mktemp("mortal")) as node:
+        yield node
+
+
+@contextlib.contextmanager
+def running_node(directory: Path) -> Iterator[Node]:
+    """A node that runs."""
+    node = Node(directory, name="wqtest")
     try:
         node.start()
     except BrokerError as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
-    yield node
-    node.stop()
+    try:
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.fixture
+def mortal(mortal_node: Node, request: pytest.FixtureRequest) -> Vhost:
+    """A vhost of its own on the node that may be stopped."""
+    name = f"m{abs(hash(request.node.nodeid))}"
+    mortal_node.ctl("add_vhost", name)
+    mortal_node.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+    return Vhost(mortal_node.port, name)
 
 
 @pytest.fixture(scope="session")

@@ -101,15 +101,15 @@ def test_a_daemon_without_a_broker_stops_at_once(daemon: Daemons, settings: dict
         assert time.monotonic() - before < 3
 
 
-def test_a_hung_broker_does_not_hold_up_a_stop(daemon: Daemons, vhost: Vhost, node: Node) -> None:
+def test_a_hung_broker_does_not_hold_up_a_stop(daemon: Daemons, mortal: Vhost, mortal_node: Node) -> None:
     """The drain timeout counts also when the broker does not answer to the cancel."""
-    with daemon(queue(), drain_timeout="1s") as running:
+    with daemon(queue(), url=mortal, drain_timeout="1s") as running:
         running.consuming(2)
-        node.pause()
+        mortal_node.pause()
         try:
             assert running.stop(within=15) == 0
         finally:
-            node.resume()
+            mortal_node.resume()
 
 
 # --- deaths ----------------------------------------------------------------------------------------------------------
@@ -243,18 +243,18 @@ def test_reload_keeps_the_old_workers_when_the_new_handler_cannot_be_imported(da
         running.await_event("delivery.settled", 2, outcome="done")
 
 
-def test_a_reload_while_the_broker_is_away_is_not_held_up(daemon: Daemons, vhost: Vhost, node: Node) -> None:
+def test_a_reload_while_the_broker_is_away_is_not_held_up(daemon: Daemons, mortal: Vhost, mortal_node: Node) -> None:
     """The canary proves itself by importing; the new workers consume when the broker is back."""
-    with daemon(queue()) as running:
+    with daemon(queue(), url=mortal) as running:
         running.consuming(2)
-        node.stop()
+        mortal_node.stop()
         running.await_event("broker.unreachable", 2)
         running.write(queues=queue(workers=3))
         running.signal(signal.SIGHUP)
         running.await_event("worker.stopped", 2)
-        node.start()
+        mortal_node.start()
         running.consuming(5)
-        vhost.publish("task_queue", "0 fine")
+        mortal.publish("task_queue", "0 fine")
         running.await_event("delivery.settled", outcome="done")
 
 

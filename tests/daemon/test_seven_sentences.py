@@ -140,20 +140,20 @@ def test_an_unfinished_message_is_not_acknowledged(daemon: Daemons, vhost: Vhost
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 def test_queue_and_messages_survive_a_broker_restart(
-    daemon: Daemons, vhost: Vhost, node: Node, queue_type: str, ending: str
+    daemon: Daemons, mortal: Vhost, mortal_node: Node, queue_type: str, ending: str
 ) -> None:
     """Everything that wq-send reported is done after the broker came back, by workers that came back by themselves."""
     # paused first: the messages wait in the queue while the broker goes down
-    running = daemon(ledger_queue(2, type=queue_type, paused=True))
+    running = daemon(ledger_queue(2, type=queue_type, paused=True), url=mortal)
     with running:
         body = b"".join(b"0 task%d\n" % number for number in range(50))
         sent = run_cli("send", "--config", str(running.file), "--lines", stdin=body)
         assert sent.returncode == 0, sent.stderr
         assert len(sent.stdout.split()) == 50
         time.sleep(_OLD_ENOUGH)  # nothing to wait for: see the constant
-        getattr(node, ending)()
+        getattr(mortal_node, ending)()
         running.await_event("queue.depth", level="warning", within=10)
-        node.start()
+        mortal_node.start()
         running.write(queues=ledger_queue(2, type=queue_type))
         running.signal(signal.SIGHUP)
         running.await_event("delivery.settled", 50, within=30)
@@ -162,20 +162,20 @@ def test_queue_and_messages_survive_a_broker_restart(
 
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 def test_workers_in_mid_task_survive_a_broker_restart(
-    daemon: Daemons, vhost: Vhost, node: Node, ending: str
+    daemon: Daemons, mortal: Vhost, mortal_node: Node, ending: str
 ) -> None:
     """They finish, find their connection gone, drop the late verdict, and the message is handled again."""
-    with daemon(ledger_queue(2)) as running:
+    with daemon(ledger_queue(2), url=mortal) as running:
         running.consuming(2)
         time.sleep(_OLD_ENOUGH)
-        vhost.publish("task_queue", "3 long")
+        mortal.publish("task_queue", "3 long")
         eventually(running.ledger)
-        getattr(node, ending)()
-        node.start()
+        getattr(mortal_node, ending)()
+        mortal_node.start()
         running.await_event("delivery.lost", within=20)
         running.await_event("delivery.settled", outcome="done", redelivered=True, within=20)
         running.await_event("worker.consuming", 4, within=10)
-        vhost.publish("task_queue", "0 probe")
+        mortal.publish("task_queue", "0 probe")
         running.await_event("delivery.settled", 2)
         assert running.stop() == 0
 
@@ -266,28 +266,28 @@ def test_depth_is_logged_at_a_steady_interval_for_every_queue_busy_or_idle(daemo
         assert running.events("queue.depth", queue="idle", ready=0, consumers=1, dead=0)
 
 
-def test_depth_is_logged_while_the_broker_is_away(daemon: Daemons, vhost: Vhost, node: Node) -> None:
+def test_depth_is_logged_while_the_broker_is_away(daemon: Daemons, mortal: Vhost, mortal_node: Node) -> None:
     """With the reason, and the last known figure and its age; and the figures are back when the broker is."""
-    with daemon(ledger_queue(1, paused=True)) as running:
+    with daemon(ledger_queue(1, paused=True), url=mortal) as running:
         running.await_event("queue.depth")
-        with vhost.channel() as channel:
+        with mortal.channel() as channel:
             channel.queue_declare("task_queue", durable=True, arguments={"x-queue-type": "quorum"})
-        vhost.publish("task_queue", "0 a", "0 b")
+        mortal.publish("task_queue", "0 a", "0 b")
         running.await_event("queue.depth", ready=2)
         time.sleep(_OLD_ENOUGH)
-        node.pause()  # hung: no answer, no error
+        mortal_node.pause()  # hung: no answer, no error
         try:
             hung = running.await_event("queue.depth", level="warning", last_ready=2)
             assert "not answered" in hung["reason"]
         finally:
-            node.resume()
+            mortal_node.resume()
         running.await_event("queue.depth", len(running.events("queue.depth", ready=2)) + 1, ready=2)
-        node.kill()
+        mortal_node.kill()
         away = running.await_event("queue.depth", ready=None, last_ready=2, reason=hung["reason"])
         away = eventually(lambda: [e for e in running.events("queue.depth", ready=None) if "refused" in e["reason"]])[0]
         assert away["age_s"] > 0
         before = len(running.events("queue.depth", ready=2))
-        node.start()
+        mortal_node.start()
         running.await_event("queue.depth", before + 1, ready=2)
 
 
