@@ -34,6 +34,7 @@ NEXT = """
     .venv/bin/wq-send Hello...                                a task of three seconds
     seq 1 10000 | .venv/bin/wq-send --lines --quiet           ten thousand that take no time
     pgrep -af workqueued:                                     the workers; kill -9 one of them
+    pkill -9 -f $PWD/.run/broker                              the broker as well; it is started again
     {ctl} status
 
   Change `workers:` in workqueued.yaml, or anything else there, and have it read again:
@@ -56,11 +57,11 @@ def main() -> int:
         signal.signal(number, interrupt)
     try:
         STATE.mkdir(exist_ok=True)
-        with broker():
+        with broker() as node:
             _link_config()
             # /dev/fd/1: supervisord's own stdout, be it a terminal, a pipe or a file.
             with Daemon(read_config(CONFIG), STATE, Path("/dev/fd/1")) as daemon:
-                _play(daemon)
+                _play(daemon, node)
             say("stopped")
     except KeyboardInterrupt:
         say("stopped, nothing is left running")
@@ -77,25 +78,25 @@ def _hand_back() -> None:
 
 
 @contextlib.contextmanager
-def broker() -> Iterator[None]:
-    """Have the broker that workqueued.yaml names: the private one, or one that is none of our business."""
+def broker() -> Iterator[Node | None]:
+    """Have the broker that workqueued.yaml names: the private one, or (None) one that is none of our business."""
     port = _port_in_config()
     node = Node(STATE / "broker", port=None if (STATE / "broker/port").exists() else port)
     if port is not None and port != node.port:
         say(f"workqueued.yaml names port {port}; the private broker has {node.port} and is not started.")
         say(f"Is that a mistake? Then write `url: {node.url}` into workqueued.yaml.")
-        yield
+        yield None
         return
     if port is None and CONFIG.exists():
         say("workqueued.yaml names a broker that is not on this host; no private one is started")
-        yield
+        yield None
         return
     say("starting a private RabbitMQ …")
     begin = time.monotonic()
     with node:
         say(f"RabbitMQ is ready after {time.monotonic() - begin:.1f} s: {node.url}")
         _make_config(node.url)
-        yield
+        yield node
 
 
 def _port_in_config() -> int | None:
@@ -131,7 +132,7 @@ def _link_config() -> None:
         link.symlink_to(os.path.relpath(CONFIG, link.parent))
 
 
-def _play(daemon: Daemon) -> None:
+def _play(daemon: Daemon, node: Node | None) -> None:
     """Send the tutorial's messages once the workers are there, and say what to do next."""
     wanted = sum(queue.active_workers for queue in daemon.config.queues.values())
 
@@ -150,7 +151,15 @@ def _play(daemon: Daemon) -> None:
     eventually(lambda: _done(daemon) >= sent or not daemon.running, within=15)
     if daemon.running:
         tell(NEXT.format(root=ROOT, ctl=daemon.ctl_command))
-    daemon.wait()
+    daemon.wait(look=lambda: _revive(node))
+
+
+def _revive(node: Node | None) -> None:
+    """Start the private broker again when somebody has killed it, to see what happens."""
+    if node is not None and not node.running:
+        say("RabbitMQ is gone; starting it again …")
+        node.start()
+        say("RabbitMQ is back")
 
 
 def _send_tutorial(config: Config) -> int:

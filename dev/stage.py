@@ -100,8 +100,8 @@ class Daemon:
         """Whether supervisord is."""
         return self._process is not None and self._process.poll() is None
 
-    def wait(self) -> None:
-        """Wait until supervisord ends, or nobody reads our output any more.
+    def wait(self, look: Callable[[], None]) -> None:
+        """Wait until supervisord ends, or nobody reads our output any more; look around each second.
 
         A terminal that is closed sends HUP to the leader of its session alone; `ssh -t HOST make run` makes that
         make, which waits for us.
@@ -109,7 +109,7 @@ class Daemon:
         reader = select.poll()
         reader.register(1, 0)  # POLLHUP and POLLERR are always reported
         while self.running and not reader.poll(1000):
-            pass
+            look()
 
     def close(self) -> None:
         """Stop supervisord, which drains the daemon first."""
