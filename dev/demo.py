@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from dev.ledger import LEDGER, STATE
-from dev.stage import BIN, ROOT, TUTORIAL, Daemon, Interrupt, StageError, adapted, eventually, tell
+from dev.stage import BIN, ROOT, TUTORIAL, Daemon, Interrupt, StageError, adapted, tell
 from workqueued.config import read_config
 from workqueued.errors import WorkqueuedError
-from workqueued.node import Node
+from workqueued.node import Node, eventually
 from workqueued.scoreboard import Cell, Row, State
 from workqueued.sender import Sender
 

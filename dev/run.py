@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dev.stage import ROOT, TUTORIAL, Daemon, Interrupt, StageError, adapted, eventually, tell
+from dev.stage import ROOT, TUTORIAL, Daemon, Interrupt, StageError, adapted, tell
 from workqueued.config import Config, read_config
 from workqueued.errors import WorkqueuedError
-from workqueued.node import Node
+from workqueued.node import Node, eventually
 from workqueued.scoreboard import Cell
 from workqueued.sender import Sender
 

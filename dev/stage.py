@@ -204,13 +204,3 @@ def tell(text: str) -> None:
     """Print a line; in silence when nobody reads any more (a closed terminal, `| head`)."""
     with contextlib.suppress(OSError):
         os.write(1, f"{text}\n".encode())
-
-
-def eventually(condition: Callable[[], object], within: float) -> bool:
-    """Wait until the condition holds; False when it does not within so many seconds."""
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True

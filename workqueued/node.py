@@ -161,7 +161,7 @@ class Node:
         """Stop the node in order (SIGTERM), with SIGKILL after `timeout` seconds; its data stay."""
         self._signal(signal.SIGTERM)
         self.resume()
-        _eventually(lambda: not self.running, timeout)
+        eventually(lambda: not self.running, timeout)
         self.kill()
 
     def kill(self) -> None:
@@ -263,7 +263,7 @@ class Node:
 
     def _take_port(self) -> None:
         # A node whose owner was killed a moment ago needs a moment to die.
-        if not _eventually(lambda: _is_free(self.port), within=3):
+        if not eventually(lambda: _is_free(self.port), within=3):
             raise BrokerError(
                 f"port {self.port} of the RabbitMQ node in {self.directory} is in use by another program;\n"
                 f"end that program (ss -ltnp 'sport = :{self.port}' shows it), or give the node another\n"
@@ -286,7 +286,7 @@ class Node:
         if epmd is None:
             raise BrokerError("there is no epmd in the PATH; it comes with Erlang (Debian: erlang-base)")
         self._epmd = subprocess.Popen(_leashed(epmd), stdout=subprocess.DEVNULL, **self._options)
-        if not _eventually(lambda: not _is_free(port), within=10):
+        if not eventually(lambda: not _is_free(port), within=10):
             raise BrokerError(f"{epmd} does not listen on 127.0.0.1:{port}")
 
     def _environment(self, epmd_port: int, dist_port: int) -> dict[str, str]:
@@ -320,7 +320,7 @@ class Node:
         }
 
     def _await_boot(self, timeout: float) -> None:
-        late = not _eventually(lambda: not self.running or self._has_booted(), timeout)
+        late = not eventually(lambda: not self.running or self._has_booted(), timeout)
         if late or not self.running:
             how = f"is not ready after {timeout:g} s" if late else f"ended with status {self.wait()}"
             raise BrokerError(f"the RabbitMQ node in {self.directory} {how}; its log:\n{self.log_tail()}")
@@ -361,13 +361,13 @@ def _leashed(*command: str | Path) -> list[str]:
     return [sys.executable, "-ISc", LEASH, str(os.getpid()), *map(str, command)]
 
 
-def _eventually(condition: Callable[[], bool], within: float) -> bool:
+def eventually(condition: Callable[[], object], within: float) -> bool:
     """Wait until the condition holds; False when it does not within so many seconds."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(0.01)
     return True
 
 

@@ -136,7 +136,8 @@ def translate(error: BaseException, url: BrokerUrl | None = None) -> WorkqueuedE
         return _translate_channel_close(error)
     if isinstance(error, ConnectionClosedByBroker) and error.reply_code == 403:
         return RefusedError(f"the broker{at} closed the connection: {error.reply_text}")
-    return ConnectionLostError(f"no connection to the broker{at}: {_text(error)}")
+    what = f"no connection to the broker{at}" if url else "lost the connection to the broker"
+    return ConnectionLostError(f"{what}: {_text(error)}")
 
 
 def _translate_channel_close(error: Any) -> WorkqueuedError:
@@ -165,7 +166,7 @@ def _text(error: BaseException) -> str:
     if isinstance(error, ConnectionClosedByBroker):
         return f"closed by the broker: {error.reply_code} {error.reply_text}"
     if isinstance(error, StreamLostError):
-        return "the connection broke"
+        return "it broke"
     if isinstance(error, ConnectionBlockedTimeout):
         return "the broker blocks publishers"
     if isinstance(error, ChannelClosed | ChannelWrongStateError):
