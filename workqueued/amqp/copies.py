@@ -78,6 +78,9 @@ class Copies:
 
     def _send_once(self, message: Message) -> None:
         self.close_if_idle()  # on a busy queue nobody had the time to
+        if self._publisher.is_open:
+            with contextlib.suppress(WorkqueuedError):
+                self._publisher.look()  # a broker that was restarted meanwhile has told us
         deadline = time.monotonic() + _CONFIRM_WITHIN + len(message.body) / _SLOWEST_LINK
         if not self._publisher.is_open:
             self._publisher.close()
