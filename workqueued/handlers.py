@@ -59,7 +59,7 @@ def _import(name: str, spec: str, pythonpath: Sequence[Path]) -> Any:
             hint = f"looked in {', '.join(looked)} and" if looked else "looked in"
             raise ConfigError(
                 f"handler {spec}: there is no module {error.name}; {hint} the packages of {sys.prefix}. "
-                "Install it there, or name its folder in pythonpath:"
+                "Install it there, or name its folder under pythonpath in the YAML file"
             ) from error
         raise ConfigError(f"handler {spec}: importing {name} needs the module {error.name}, not found") from error
     except BaseException as error:  # user code may raise anything, SystemExit included

@@ -29,7 +29,7 @@ _PATIENCE_MS = 200
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _LONGEST_VALUE = 2600
 #: On a terminal these are noise.
-_NOT_SHOWN = ("host", "generation", "role")
+_NOT_SHOWN = ("host", "role")
 #: Larger numbers are written as text: not every reader of JSON has them, and int refuses to print 4300 digits.
 _LARGEST_NUMBER = 2**63
 
@@ -219,7 +219,7 @@ def _console(colors: bool) -> Callable[..., str]:  # noqa: FBT001 - one call, na
     )
 
     def render(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-        shown = {key: value for key, value in event.items() if key not in _NOT_SHOWN and value is not None}
+        shown = {k: _printable(v) for k, v in event.items() if k not in _NOT_SHOWN and v is not None}
         shown["time"] = str(shown["time"])[11:23]
         trace = shown.pop("traceback", None)
         try:
@@ -229,6 +229,13 @@ def _console(colors: bool) -> Callable[..., str]:  # noqa: FBT001 - one call, na
         return f"{line}\n{trace}".rstrip("\n") if trace else line
 
     return render
+
+
+def _printable(value: Any) -> Any:
+    """Text from a message must not talk to the terminal."""
+    if isinstance(value, str) and not value.replace("\n", "").isprintable():
+        return value.encode("unicode_escape").decode()
+    return value
 
 
 class LineLogger(io.TextIOBase):

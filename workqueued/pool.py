@@ -187,7 +187,8 @@ class Pool:
         if current.generation == self.generation:
             return []
         if successor is None:
-            if slot.queue == NO_QUEUE:
+            # The monitor needs no successor, and a child that never got ready has nothing to hand over.
+            if slot.queue == NO_QUEUE or not current.ready:
                 return [self._drain(current, now)] if current.drain_at is None else []
             return [Spawn(slot.name, hold=True)] if self._may_spawn(slot, now) else []
         if successor.generation != self.generation:

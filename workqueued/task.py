@@ -67,7 +67,7 @@ class Task:
 
     @property
     def attempt(self) -> int:
-        """Which try this is, 1 for the first."""
+        """Which try this is, 1 for the first, counted by our own copies; for the broker's see `redelivered`."""
         return self._delivery.attempt
 
     @property

@@ -148,7 +148,9 @@ class Worker:
             log.warning("consumer.cancelled", error=str(error))
         except QueueRefusedError:
             raise  # it is a RefusedError as well, and the only one that ends the worker
-        except (ConnectionLostError, RefusedError) as error:
+        except RefusedError as error:
+            self._complain_of_broker(error)  # not ready: a password that is wrong must not drain those that got in
+        except ConnectionLostError as error:
             self._complain_of_broker(error)
             self._report_ready()  # an outage of the broker must not hold up a reload
         finally:
@@ -265,6 +267,7 @@ class Worker:
                     attempt=delivery.attempt,
                     message_id=delivery.properties.message_id,
                 )
+            self._row.words[Cell.TASK_STARTED] = 0  # or the master would take this end for a death in the task
 
     def _draining(self) -> bool:
         return self._orders.drain

@@ -62,6 +62,7 @@ def test_after_the_drain_timeout_messages_in_flight_are_handed_back(daemon: Daem
         assert time.monotonic() - before < 5
         running.await_event("delivery.settled", 2, outcome="handed_back")
         assert not running.events("child.killed")
+        assert not running.events("worker.died")
     assert vhost.count("task_queue") == 2
 
 
@@ -243,6 +244,22 @@ def test_reload_keeps_the_old_workers_when_the_new_handler_cannot_be_imported(da
         running.await_event("delivery.settled", 2, outcome="done")
 
 
+def test_a_reload_with_a_password_that_is_refused_keeps_the_old_workers(daemon: Daemons, vhost: Vhost) -> None:
+    """The canary cannot get in, so nobody is drained; mended, the next reload replaces all."""
+    with daemon(queue()) as running:
+        running.consuming(2)
+        running.write(broker={"url": vhost.url.replace("guest:guest", "guest:wrong")})
+        running.signal(signal.SIGHUP)
+        running.await_event("broker.refused")
+        vhost.publish("task_queue", "0 fine")
+        assert running.await_event("delivery.settled", outcome="done")["generation"] == 1
+        assert not running.events("worker.stopped")
+        running.write(broker={"url": vhost.url})
+        running.signal(signal.SIGHUP)
+        for slot in range(2):
+            running.await_event("worker.consuming", slot=f"task_queue/{slot}", generation=3)
+
+
 def test_a_reload_while_the_broker_is_away_is_not_held_up(daemon: Daemons, mortal: Vhost, mortal_node: Node) -> None:
     """The canary proves itself by importing; the new workers consume when the broker is back."""
     with daemon(queue(), url=mortal) as running:
@@ -364,6 +381,13 @@ def test_a_bad_configuration_ends_the_daemon_with_78_and_every_mistake(daemon: D
     assert "did you mean 'handler'?" in done.stderr
     assert "workers: found '0'" in done.stderr
     assert done.stderr.count(str(bad.file)) == 3
+
+
+def test_a_wrong_command_line_exits_64() -> None:
+    """As all our commands do."""
+    done = run_cli("daemon", "--bogus")
+    assert done.returncode == os.EX_USAGE
+    assert "unrecognized arguments: --bogus" in done.stderr
 
 
 def test_check_says_what_would_run(daemon: Daemons) -> None:

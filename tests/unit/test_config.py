@@ -97,8 +97,9 @@ def test_broken_yaml_is_told_with_its_line(mistakes: Read, text: str, line: int,
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 50_000, "- " * 50_000])
 def test_nesting_without_end_is_a_mistake_and_no_crash(mistakes: Read, text: str) -> None:
-    """PyYAML's C composer recurses without a limit: this ended the process by SIGSEGV."""
-    assert mistakes(text) == "workqueued.yaml:1: not valid YAML: nested too deep"
+    """PyYAML's C composer recurses without a limit: this ended the process by SIGSEGV; 6.0.4 has a limit."""
+    words = ("nested too deep", "exceeded maximum nesting depth")
+    assert mistakes(text) in [f"workqueued.yaml:1: not valid YAML: {word}" for word in words]
 
 
 def test_a_file_that_contains_itself_is_read_to_an_end(mistakes: Read) -> None:

@@ -156,7 +156,7 @@ def test_a_missing_module_is_named_with_where_it_was_looked_for(folder: Path) ->
     message = refused("wq_absent:handle", folder)
     assert message == (
         f"there is no module wq_absent; looked in {folder} and the packages of {sys.prefix}. "
-        "Install it there, or name its folder in pythonpath:"
+        "Install it there, or name its folder under pythonpath in the YAML file"
     )
     assert f"looked in the packages of {sys.prefix}" in refused("wq_absent.tasks:handle")
 

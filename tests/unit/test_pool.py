@@ -337,6 +337,16 @@ def test_a_new_queue_with_a_bad_handler_does_not_end_a_running_daemon() -> None:
     assert history.pool.verdict is None
 
 
+def test_a_child_that_never_got_ready_is_not_waited_for_in_a_reload() -> None:
+    """Its password was wrong: it serves nothing, and its slot is free for the mended one."""
+    history = History(config(a=2))
+    history.step()
+    history.pool.reload(config(a=2))
+    assert Drain(history.pids["a/0"]) in history.step()
+    history.dies("a/0", 0)
+    assert "a/0" in spawned(history.step())
+
+
 def test_scaling_down_drains_the_highest_slots_without_a_time_limit() -> None:
     """They finish their tasks, however long."""
     history = History(config(a=3))

@@ -8,20 +8,21 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from workqueued import __version__
 from workqueued.config import SYSTEM_FILE, Config, as_plain, read_config
-from workqueued.errors import ConfigError, WorkqueuedError
+from workqueued.errors import ConfigError, UsageError, WorkqueuedError
 from workqueued.logs import configure, log
 from workqueued.signals import name_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    options = _parse(argv)
     try:
+        options = _parse(argv)
         config = read_config(options.config)
-    except ConfigError as error:
+    except WorkqueuedError as error:
         print(f"workqueued: {error}", file=sys.stderr)
         return error.exit_code
     if options.print_config:
@@ -36,12 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="workqueued",
         description="A pool of RabbitMQ workers: consume, handle, settle; supervised and observed.",
         epilog="Signals: TERM, INT drain and stop; QUIT hand back and stop; HUP reload; USR1 report the state. "
-        "Exit codes: 0 stopped when asked, 75 another master has the run directory, 78 bad configuration.",
+        "Exit codes: 0 stopped when asked, 64 wrong command line, 75 another master has the run directory, "
+        "78 bad configuration.",
     )
     parser.add_argument(
         "--config", type=Path, default=SYSTEM_FILE, metavar="FILE", help="the YAML file (default: %(default)s)"
