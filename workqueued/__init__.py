@@ -2,20 +2,20 @@
 
 What a handler and a sender need is exported here; everything else is the daemon's own business:
 
-    from workqueued import Reject, Task      # in a handler
-    from workqueued import Sender            # in a program that enqueues
+    from workqueued import Reject, Retry, Task, TimeLimitExceeded    # in a handler
+    from workqueued import Sender                                    # in a program that enqueues
 """
 
 from typing import TYPE_CHECKING, Any
 
-from workqueued.errors import Reject, WorkqueuedError
+from workqueued.errors import Reject, Retry, TimeLimitExceeded, WorkqueuedError
 
 if TYPE_CHECKING:
     from workqueued.sender import Sender
     from workqueued.task import Task
 
 __version__ = "0.1.0"
-__all__ = ["Reject", "Sender", "Task", "WorkqueuedError", "__version__"]
+__all__ = ["Reject", "Retry", "Sender", "Task", "TimeLimitExceeded", "WorkqueuedError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

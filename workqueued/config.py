@@ -13,22 +13,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
 
 from workqueued.errors import ConfigError
-from workqueued.schema import (
+from workqueued.readers import (
     boolean,
     choice,
     duration,
     integer,
-    key,
-    load,
-    mapping_of,
+    named,
+    number,
     one_or_more,
+    one_or_named,
     parsed,
     path_beside_file,
-    read_section,
+    show_size,
+    size,
+    texts,
 )
+from workqueued.schema import key, load, mapping_of, read_section
+from workqueued.urls import BrokerUrl
 
 #: Where an installed service keeps its configuration.
 SYSTEM_FILE = Path("/etc/workqueued/workqueued.yaml")
@@ -39,58 +42,18 @@ MOST_WORKERS = 1000
 #: AMQP short strings hold 255 bytes; the dead queue's name must fit as well.
 _LONGEST_NAME = 255 - len(DEAD_SUFFIX)
 _HANDLER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*")
+#: RabbitMQ gives an unacknowledged message to somebody else after so many seconds, unless the operator changed
+#: `consumer_timeout` (rabbitmq.com, "Delivery Acknowledgement Timeout"). It looks once a minute.
+ACK_TIMEOUT = 1800.0
+#: Stands in a mapping of handlers for every type that has none of its own.
+DEFAULT_HANDLER = "default"
+#: With `heartbeat: 0`, what is otherwise derived from the heartbeat is derived from this, seconds.
+_WITHOUT_HEARTBEAT = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerUrl:
-    """One broker address, `amqp://user:password@host:port/vhost`; the password never shows in its repr."""
-
-    host: str
-    port: int
-    user: str
-    password: str = field(repr=False)
-    vhost: str = "/"
-
-    @classmethod
-    def parse(cls, text: str) -> "BrokerUrl":
-        """Read a URL.
-
-        Raises:
-            ValueError: it is no AMQP URL.
-        """
-        try:
-            url = urlsplit(text)
-            port = url.port
-            text.encode()  # an environment variable may hold bytes that are no UTF-8
-        except ValueError:
-            # Not "from error", and without its text: it quotes what may be the password.
-            hint = "host and port must be a name and a number; / @ : in a password are written %2F %40 %3A"
-            raise ValueError(hint) from None
-        if url.scheme == "amqps":
-            raise ValueError("TLS is not supported yet, so the scheme must be amqp")
-        if url.scheme != "amqp":
-            raise ValueError("the scheme must be amqp")
-        if not url.hostname:
-            raise ValueError("the host is missing")
-        if url.query or url.fragment:
-            raise ValueError("nothing may follow the vhost; options such as heartbeat are keys of broker:")
-        vhost = url.path.removeprefix("/")
-        if "/" in vhost:
-            raise ValueError("a / in the vhost is written %2F")
-        return cls(
-            host=url.hostname,
-            port=port or 5672,
-            user=unquote(url.username) if url.username is not None else "guest",
-            password=unquote(url.password) if url.password is not None else "guest",
-            vhost=unquote(vhost) or "/",
-        )
-
-    def __str__(self) -> str:
-        """The URL for eyes and logs: without the password."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"amqp://{quote(self.user, safe='')}:***@{host}:{self.port}/{quote(self.vhost, safe='')}"
-
-
+#: What a worker gets beyond kill_after to end its command and settle, seconds.
+_COMMAND_GRACE = 10.0
 _DEFAULT_URL = BrokerUrl("127.0.0.1", 5672, "guest", "guest")
 
 
@@ -112,13 +75,18 @@ class Broker:
         default=None,
     )
     heartbeat: float = key(
-        duration("2s", "10m"),
-        "AMQP heartbeat; a hung peer is noticed after 1 to 2 times (heartbeat + 5 s)",
+        duration("2s", "10m", "0", 0.0),
+        "AMQP heartbeat; a hung peer is noticed after 1 to 2 times (heartbeat + 5 s); 0: none, TCP keepalive instead",
         default=30.0,
     )
     connect_timeout: float = key(
         duration("100ms", "5m"), "how long one attempt to connect to one host may take", default=10.0
     )
+
+    @property
+    def rhythm(self) -> float:
+        """Seconds on which everything is based that has to do with how long a connection may be left alone."""
+        return self.heartbeat or _WITHOUT_HEARTBEAT
 
 
 def _check_handler(text: str) -> str:
@@ -127,14 +95,93 @@ def _check_handler(text: str) -> str:
     return text
 
 
+def _check_variable(name: str) -> str | None:
+    if not _VARIABLE.fullmatch(name):
+        return "expected the name of an environment variable: letters, digits and _"
+    if name.startswith("WQ_"):
+        return "names that begin with WQ_ are ours"
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Section `queues.<name>.retry`: how often a failed message is tried, and after how long."""
+
+    attempts: int = key(
+        integer(1, 1000), "how often a message is tried in all before it goes to the dead queue", default=5
+    )
+    first: float = key(duration("0s", "30d"), "the delay before the second attempt", default=10.0)
+    factor: float = key(number(1, 100), "each further delay is so many times the one before", show=float, default=3.0)
+    max: float = key(duration("0s", "180d"), "the longest delay", default=3600.0)
+    jitter: float = key(
+        number(0, 1),
+        "the part of a delay by which it may be longer, so that not all come back at once",
+        show=float,
+        default=0.1,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recycling:
+    """Section `queues.<name>.recycle`: when a worker is replaced between two messages."""
+
+    tasks: int | None = key(
+        integer(1, 100_000_000), "after so many messages, or up to a tenth fewer", default=None
+    )
+    memory: int | None = key(size("16M", "1T"), "once it has so much resident memory", show=show_size, default=None)
+    age: float | None = key(duration("1s", "365d"), "after so long, or up to a tenth less", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Section `queues.<name>.limits`: what a worker, or the command that it runs, may use."""
+
+    memory: int | None = key(size("16M", "1T"), "address space (RLIMIT_AS)", show=show_size, default=None)
+    cpu: float | None = key(
+        duration("1s", "30d"), "processor time of one run of a command (RLIMIT_CPU)", default=None
+    )
+    nofile: int | None = key(integer(32, 1_000_000), "open files (RLIMIT_NOFILE)", default=None)
+    nice: int | None = key(integer(-20, 19), "how nice it is to other processes (nice(2))", default=None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
     """Section `queues.<name>`: one work queue and the workers that serve it."""
 
-    handler: str = key(
-        parsed(_check_handler, "module:callable, such as myapp.tasks:resize"),
-        "expected module:callable, such as handler: myapp.tasks:resize",
+    handler: str | Mapping[str, str] | None = key(
+        one_or_named(
+            parsed(_check_handler, "module:callable, such as myapp.tasks:resize"),
+            lambda name: None if name else "expected the AMQP type of a message, or default",
+            "module:callable, or a mapping from the AMQP type of a message to one",
+        ),
+        "module:callable, or a mapping from the AMQP type of a message to one; `default` stands for every other type",
+        default=None,
     )
+    command: tuple[str, ...] | None = key(
+        texts("a list such as [/usr/local/bin/resize, --quiet]; no shell runs it"),
+        "a program and its arguments, instead of a handler: body on stdin, verdict in the exit code",
+        default=None,
+    )
+    environment: Mapping[str, str] | None = key(
+        named(parsed(str, "text (a number or a truth value in quotes)"), _check_variable),
+        "environment variables for the handler or the command",
+        show=lambda variables: variables and dict.fromkeys(variables, "***"),
+        default=None,
+    )
+    time_limit: float | None = key(
+        duration("100ms", "365d", "none"),
+        "how long a handler may take for one message; then TimeLimitExceeded is raised in it, a command gets SIGTERM",
+        default=1500.0,
+    )
+    kill_after: float = key(
+        duration("0s", "1h"), "how long after time_limit a handler or a command is killed", default=30.0
+    )
+    retry: RetryPolicy = key(read_section(RetryPolicy), "what happens after a failure", default=RetryPolicy())
+    crashes: int = key(
+        integer(1, 100), "how many workers a message may take down before it goes to the dead queue", default=3
+    )
+    recycle: Recycling = key(read_section(Recycling), "when a worker is replaced", default=Recycling())
+    limits: Limits = key(read_section(Limits), "what a worker or a command may use", default=Limits())
     type: str = key(choice("quorum", "classic"), "the kind of queue on the broker", default="quorum")
     declare: str = key(
         choice("plain", "false"),
@@ -157,6 +204,38 @@ class Queue:
     def active_workers(self) -> int:
         """How many workers there are to be now."""
         return 0 if self.paused else self.workers
+
+    @property
+    def hard_limit(self) -> float | None:
+        """Seconds after which the master kills a worker that is still busy with one message; None: never.
+
+        A command is killed by its worker at time_limit + kill_after; the master comes in when the worker hangs.
+        """
+        if self.time_limit is None:
+            return None
+        return self.time_limit + self.kill_after + (_COMMAND_GRACE if self.command else 0.0)
+
+    @property
+    def handlers(self) -> Mapping[str, str]:
+        """The handlers by AMQP type; one for all stands under `default`."""
+        if self.handler is None:
+            return {}
+        return {DEFAULT_HANDLER: self.handler} if isinstance(self.handler, str) else self.handler
+
+    def contradictions(self) -> list[tuple[str, str]]:
+        """What is wrong with keys that are right one by one, as (key, text)."""
+        found = []
+        if self.handler is None and self.command is None:
+            found.append(
+                ("handler", "missing; expected module:callable, such as handler: myapp.tasks:resize (or a command)")
+            )
+        if self.handler is not None and self.command is not None:
+            found.append(("command", "a queue has a handler or a command, not both"))
+        if self.limits.cpu is not None and self.command is None:
+            found.append(
+                ("limits.cpu", "is for commands only: processor time adds up over a worker's life; see time_limit")
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,12 +343,12 @@ def find_config() -> Path:
 
 
 def as_plain(value: Any) -> Any:
-    """A configuration value as plain data for YAML or JSON, passwords redacted."""
+    """A configuration value as plain data for YAML or JSON; passwords and the values of `environment` redacted."""
     if isinstance(value, BrokerUrl | Path):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        keys = [f.name for f in dataclasses.fields(value) if "read" in f.metadata]
-        return {name: as_plain(getattr(value, name)) for name in keys}
+        fields = [f for f in dataclasses.fields(value) if "read" in f.metadata]
+        return {f.name: (f.metadata["show"] or as_plain)(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
         return {name: as_plain(item) for name, item in value.items()}
     if isinstance(value, tuple):

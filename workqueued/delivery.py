@@ -3,6 +3,7 @@
 Plain values; the AMQP library's own types stay behind `amqp/`.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Mapping
@@ -14,8 +15,21 @@ ENQUEUED_AT = "x-wq-enqueued-at"
 #: Which try this is, 1 for the first; strangers may forge it, so it is read with care.
 ATTEMPT = "x-wq-attempt"
 
-#: A forged attempt beyond this is not believed.
-_MOST_ATTEMPTS = 1_000_000
+#: How many workers it took down with it, counted by copies.
+CRASHES = "x-wq-crashes"
+#: How often it was given out again without proof of a crash, counted by copies; for classic queues, which do not count.
+REDELIVERIES = "x-wq-redeliveries"
+#: Milliseconds since the epoch before which it is not to be handled: it waits in the delay levels until then.
+DUE_AT = "x-wq-due-at"
+#: Milliseconds since the epoch after which it is not to be handled: the AMQP expiration of a message that was copied.
+EXPIRES_AT = "x-wq-expires-at"
+#: Milliseconds since the epoch at which it was taken out of the dead queue to be handled again.
+REPLAYED = "x-wq-replayed"
+
+#: A forged count beyond this is not believed.
+_MOST = 1_000_000
+#: How much of a body goes into the identity of a message without an id, bytes.
+_TELLING = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +51,16 @@ class Properties:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message to publish: persistent and mandatory, through the default exchange, to one queue."""
+    """A message to publish: persistent and mandatory, to one queue.
+
+    Attributes:
+        delay: whole seconds that it waits in the delay levels before the queue gets it (see `delays`).
+    """
 
     queue: str
     body: bytes = field(repr=False)
     properties: Properties = Properties()
+    delay: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +81,49 @@ class Delivery:
     @property
     def attempt(self) -> int:
         """Which try this is, 1 for the first."""
-        value = self.properties.headers.get(ATTEMPT)
-        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_ATTEMPTS:
-            return value
-        return 1
+        return self.count(ATTEMPT) or 1
+
+    @property
+    def crashes(self) -> int:
+        """How many workers it has taken down, as far as its copies tell."""
+        return self.count(CRASHES)
+
+    def count(self, header: str) -> int:
+        """A header that counts something; 0 when it is absent, or when no count of ours can be meant."""
+        value = self._integer(header)
+        return value if value is not None and 1 <= value <= _MOST else 0
+
+    def expired(self, now: float) -> bool:
+        """Whether it was to be handled before `now` (seconds since the epoch), going by the header of a copy."""
+        until = self._integer(EXPIRES_AT)
+        return until is not None and 0 < until <= now * 1000
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other messages of its queue: its id, or where a stranger gave none, its content."""
+        if self.properties.message_id:
+            return self.properties.message_id
+        digest = hashlib.blake2b(self.body[:_TELLING], digest_size=16)
+        return f"body:{len(self.body)}:{digest.hexdigest()}"
 
     def waited_ms(self, now: float) -> int | None:
-        """Milliseconds from enqueueing to `now` (seconds since the epoch); None when nobody says when that was."""
-        since = self.properties.headers.get(ENQUEUED_AT)
-        if not isinstance(since, int) or isinstance(since, bool):
+        """Milliseconds from when it could be handled to `now` (seconds since the epoch).
+
+        That is when it was enqueued, or when a delay ended; None when nobody says when that was.
+        """
+        since = self._integer(ENQUEUED_AT)
+        if since is None:
             if self.properties.timestamp is None:
                 return None
             since = self.properties.timestamp * 1000
+        if self._integer(DUE_AT):
+            since = max(since, self._integer(DUE_AT) or 0)
         waited = int(now * 1000) - since
         return waited if 0 <= waited < 10**11 else None  # three years: a clock or a header that lies
+
+    def _integer(self, header: str) -> int | None:
+        value = self.properties.headers.get(header)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def new_message_id() -> str:

@@ -70,3 +70,24 @@ class Reject(Exception):  # noqa: N818 - a verdict that a handler raises, not an
     def __init__(self, reason: str = "rejected by the handler") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Retry(Exception):  # noqa: N818 - a verdict that a handler raises, not an error of ours
+    """Raised by a handler: not now; try this message again later. It counts as an attempt.
+
+    Args:
+        reason: one line for the person who wonders why it is tried again.
+        delay: seconds until then, rounded up to whole ones; None: by the queue's `retry` policy.
+    """
+
+    def __init__(self, reason: str = "the handler asked for it", *, delay: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.delay = delay
+
+
+class TimeLimitExceeded(BaseException):  # noqa: N818 - stands for an interruption, as KeyboardInterrupt does
+    """Raised inside a handler that has run for its queue's `time_limit`.
+
+    It does not derive from Exception, so that `except Exception` in a handler does not swallow it.
+    """

@@ -7,7 +7,7 @@ import asyncio
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,12 @@ from workqueued.outcome import describe, one_line
 from workqueued.task import Task
 
 Handler = Callable[[Task], Any]
+
+
+def resolve_all(specs: Mapping[str, str], pythonpath: Sequence[Path] = ()) -> Mapping[str, Handler]:
+    """The handlers of a queue by AMQP type; what is named twice is resolved once. Errors as for `resolve`."""
+    found = {spec: resolve(spec, pythonpath) for spec in dict.fromkeys(specs.values())}
+    return {kind: found[spec] for kind, spec in specs.items()}
 
 
 def resolve(spec: str, pythonpath: Sequence[Path] = ()) -> Handler:

@@ -7,7 +7,6 @@ start-up time than all of `wq-send`; so this walk over PyYAML's node tree is our
 
 import dataclasses
 import difflib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +19,6 @@ from workqueued.errors import ConfigError
 
 T = TypeVar("T")
 
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-#: YAML 1.1's truth values.
-_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 #: The userinfo part of a URL: never shown. A password may hold / or @ by mistake, so everything up to the last @ goes;
 #: without an @, what stands in the port's place may be one.
 _USERINFO = re.compile(r"\A([A-Za-z][\w+.-]*://)?.*@", re.DOTALL)
@@ -42,7 +36,7 @@ class Mistake:
     text: str
 
 
-class _Wrong(Exception):  # noqa: N818 - private, always caught by the walk
+class Wrong(Exception):  # noqa: N818 - private, always caught by the walk
     """What a reader raises: the value is not what was expected."""
 
     def __init__(self, expected: str, found: str | None = None) -> None:
@@ -66,9 +60,16 @@ class Walk:
 Reader = Callable[[Walk, yaml.Node, str], Any]
 
 
-def key(read: Reader, doc: str, **default: Any) -> Any:
-    """Declare one key of a section: how to read it, what it means, and (`default=`) what it is when absent."""
-    return dataclasses.field(metadata={"read": read, "doc": doc}, **default)
+def key(read: Reader, doc: str, *, show: Callable[[Any], Any] | None = None, **default: Any) -> Any:
+    """Declare one key of a section.
+
+    Args:
+        read: turns the YAML node into the value.
+        doc: what it means.
+        show: the value as plain data for eyes, where its type alone does not tell (see `config.as_plain`).
+        default: what it is when absent.
+    """
+    return dataclasses.field(metadata={"read": read, "doc": doc, "show": show}, **default)
 
 
 def load(file: Path, section: type[T]) -> T:
@@ -121,12 +122,12 @@ def read_section(section: type[Any]) -> Reader:
     def read(walk: Walk, node: yaml.Node, path: str) -> Any:
         values: dict[str, Any] = {}
         before = len(walk.mistakes)
-        for name, key_node, value_node in _pairs(walk, node, path):
+        for name, key_node, value_node in pairs(walk, node, path):
             where = f"{path}.{name}" if path else name
             if name not in fields:
                 walk.report(key_node, where, "unknown key" + _suggest(name, list(fields)))
                 continue
-            values[name] = _read_value(walk, value_node, where, fields[name].metadata["read"])
+            values[name] = read_value(walk, value_node, where, fields[name].metadata["read"])
         for name, field in fields.items():
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             if required and name not in values and isinstance(node, yaml.MappingNode):
@@ -134,7 +135,11 @@ def read_section(section: type[Any]) -> Reader:
                 walk.report(node, where, f"missing; {field.metadata['doc']}")
         if len(walk.mistakes) > before:
             return None
-        return section(**values)
+        value = section(**values)
+        # What one key means may depend on another: the section itself knows.
+        for name, text in getattr(value, "contradictions", list)():
+            walk.report(node, f"{path}.{name}" if path else name, text)
+        return value
 
     return read
 
@@ -151,12 +156,12 @@ def mapping_of(section: type[Any], name_rule: Callable[[str], str | None], *, wh
 
     def read(walk: Walk, node: yaml.Node, path: str) -> Any:
         values = {}
-        for name, key_node, value_node in _pairs(walk, node, path):
+        for name, key_node, value_node in pairs(walk, node, path):
             where = f"{path}.{name}"
             wrong = name_rule(name)
             if wrong:
                 walk.report(key_node, where, wrong)
-            values[name] = _read_value(walk, value_node, where, read_one)
+            values[name] = read_value(walk, value_node, where, read_one)
         if isinstance(node, yaml.MappingNode) and not values:
             walk.report(node, path, f"empty; expected at least one {what}")
         return values
@@ -164,20 +169,21 @@ def mapping_of(section: type[Any], name_rule: Callable[[str], str | None], *, wh
     return read
 
 
-def _read_value(walk: Walk, node: yaml.Node, path: str, read: Reader) -> Any:
+def read_value(walk: Walk, node: yaml.Node, path: str, read: Reader) -> Any:
+    """What a reader makes of a node; a mistake is reported, and None stands for the value."""
     try:
         return read(walk, node, path)
-    except _Wrong as wrong:
+    except Wrong as wrong:
         walk.report(node, path, f"found {wrong.found or _describe(node)}, expected {wrong.expected}")
         return None
 
 
-def _pairs(walk: Walk, node: yaml.Node, path: str) -> list[tuple[str, yaml.Node, yaml.Node]]:
+def pairs(walk: Walk, node: yaml.Node, path: str) -> list[tuple[str, yaml.Node, yaml.Node]]:
     """The entries of a mapping as (name, key node, value node), duplicates reported."""
     if not isinstance(node, yaml.MappingNode):
         walk.report(node, path, f"found {_describe(node)}, expected a mapping (key: value)")
         return []
-    pairs: list[tuple[str, yaml.Node, yaml.Node]] = []
+    entries: list[tuple[str, yaml.Node, yaml.Node]] = []
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
@@ -189,8 +195,8 @@ def _pairs(walk: Walk, node: yaml.Node, path: str) -> list[tuple[str, yaml.Node,
             walk.report(key_node, where, f"the same key again; it is already on line {lines[name]}")
             continue
         lines[name] = key_node.start_mark.line + 1
-        pairs.append((name, key_node, value_node))
-    return pairs
+        entries.append((name, key_node, value_node))
+    return entries
 
 
 def _suggest(name: str, known: list[str]) -> str:
@@ -231,145 +237,3 @@ def _describe_syntax(error: yaml.YAMLError, text: str) -> str:
         return f"{line}: a tab cannot indent YAML; use spaces"
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
     return f"{line}: not valid YAML: {problem}"
-
-
-# --- readers of single values ---------------------------------------------------------------------------------------
-
-
-def _scalar(node: yaml.Node, tags: tuple[str, ...], expected: str) -> str:
-    if not isinstance(node, yaml.ScalarNode) or node.tag.rpartition(":")[2] not in tags:
-        raise _Wrong(expected)
-    return str(node.value)
-
-
-def text(expected: str = "text") -> Reader:
-    """A reader for text in which `${NAME}` stands for an environment variable (`$${NAME}` for itself)."""
-
-    def read(_walk: Walk, node: yaml.Node, _path: str) -> str:
-        value = _scalar(node, ("str",), expected)
-
-        def expand(match: re.Match[str]) -> str:
-            escaped, name = match.groups()
-            if escaped:
-                return match.group(0)[1:]
-            if name not in os.environ:
-                raise _Wrong(f"the environment variable {name} to be set")
-            return os.environ[name]
-
-        value = _VARIABLE.sub(expand, value)
-        if not value:
-            raise _Wrong(expected)
-        return value
-
-    return read
-
-
-def parsed(parse: Callable[[str], T], expected: str) -> Reader:
-    """A reader for text that `parse` turns into a value.
-
-    A ValueError is a mistake, and its text is shown: it must not quote what may be a password.
-    """
-    read_text = text(expected)
-
-    def read(walk: Walk, node: yaml.Node, path: str) -> T:
-        try:
-            return parse(read_text(walk, node, path))
-        except ValueError as error:
-            raise _Wrong(f"{expected} ({error})") from error
-
-    return read
-
-
-def path_beside_file(expected: str) -> Reader:
-    """A reader for a path; a relative one is meant from the folder of the YAML file."""
-    read_text = text(expected)
-
-    def read(walk: Walk, node: yaml.Node, path: str) -> Path:
-        relative: str = read_text(walk, node, path)
-        try:
-            return (walk.file.absolute().parent / relative).resolve()
-        except (ValueError, RuntimeError, OSError) as error:  # a NUL in it; symbolic links in a circle
-            raise _Wrong(expected) from error
-
-    return read
-
-
-def integer(minimum: int, maximum: int, note: str = "") -> Reader:
-    """A reader for a whole number in a range."""
-    expected = f"a whole number from {minimum} to {maximum}{note}"
-
-    def read(_walk: Walk, node: yaml.Node, _path: str) -> int:
-        digits = _scalar(node, ("int",), expected)
-        # A leading zero is octal to YAML 1.1 and decimal to its readers; int() refuses more than 4300 digits.
-        if not re.fullmatch(r"[+-]?(0|[1-9]\d{0,8})", digits) or not minimum <= int(digits) <= maximum:
-            raise _Wrong(expected)
-        return int(digits)
-
-    return read
-
-
-def duration(minimum: str, maximum: str) -> Reader:
-    """A reader for a duration such as `500ms`, `10s`, `5m`, `2h`, `1d`; the value is in seconds."""
-    expected = f"a duration from {minimum} to {maximum}, such as 500ms, 10s, 5m or 2h"
-    low, high = parse_duration(minimum), parse_duration(maximum)
-
-    def read(_walk: Walk, node: yaml.Node, _path: str) -> float:
-        try:
-            seconds = parse_duration(_scalar(node, ("str",), expected))
-        except ValueError as error:
-            raise _Wrong(expected) from error
-        if not low <= seconds <= high:
-            raise _Wrong(expected)
-        return seconds
-
-    return read
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of a duration such as `500ms`, `10s`, `5m`, `2h`, `1d`.
-
-    Raises:
-        ValueError: it is no duration.
-    """
-    match = _DURATION.fullmatch(text)
-    if not match:
-        raise ValueError(f"{text!r} is no duration such as 500ms, 10s, 5m or 2h")
-    return float(match[1]) * _DURATION_UNITS[match[2]]
-
-
-def boolean() -> Reader:
-    """A reader for true or false."""
-
-    def read(_walk: Walk, node: yaml.Node, _path: str) -> bool:
-        value = _scalar(node, ("bool",), "true or false").lower()
-        if value not in _TRUTH:  # what the file itself tagged as !!bool
-            raise _Wrong("true or false")
-        return _TRUTH[value]
-
-    return read
-
-
-def choice(*names: str) -> Reader:
-    """A reader for one of a few words; `false` may be written as YAML's truth value."""
-    expected = " or ".join(names)
-
-    def read(_walk: Walk, node: yaml.Node, _path: str) -> str:
-        value = _scalar(node, ("str", "bool"), expected)
-        if value.lower() not in names:
-            raise _Wrong(expected)
-        return value.lower()
-
-    return read
-
-
-def one_or_more(read_one: Reader, expected: str) -> Reader:
-    """A reader for one value or a list of them; the result is a tuple."""
-
-    def read(walk: Walk, node: yaml.Node, path: str) -> tuple[Any, ...]:
-        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        if not nodes:
-            raise _Wrong(expected, "an empty list")
-        return tuple(_read_value(walk, one, f"{path}[{i}]" if len(nodes) > 1 else path, read_one)
-                     for i, one in enumerate(nodes))
-
-    return read

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.topology import declare_once
-from workqueued.config import Broker, BrokerUrl, Config, Queue, find_config, read_config
+from workqueued.config import Broker, Config, Queue, find_config, read_config
 from workqueued.delivery import ENQUEUED_AT, Message, Properties, new_message_id
 from workqueued.errors import (
     ConfigError,
@@ -30,7 +30,9 @@ from workqueued.errors import (
     UsageError,
     WorkqueuedError,
 )
-from workqueued.schema import parse_duration, redact
+from workqueued.readers import parse_duration
+from workqueued.schema import redact
+from workqueued.urls import BrokerUrl
 
 #: How many messages are on their way at once: 10 to 13 times the rate of one at a time, and more brings little.
 WINDOW = 1000

@@ -22,7 +22,7 @@ from workqueued.backoff import Backoff
 from workqueued.config import Config, Queue
 from workqueued.delivery import Delivery
 from workqueued.errors import ConfigError, ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
-from workqueued.handlers import Handler, resolve
+from workqueued.handlers import Handler, resolve_all
 from workqueued.keeper import Keeper
 from workqueued.logs import LineLogger, Reminder, identify, log
 from workqueued.outcome import Outcome, decide, judge_unhandled
@@ -113,7 +113,7 @@ class Worker:
         """Import the handler, then serve session after session; see `run` of the module."""
         self._enter(State.STARTING)
         self._keeper.start()
-        self._handler = resolve(self._queue.handler, self._place.config.pythonpath)
+        self._handler = resolve_all(self._queue.handlers, self._place.config.pythonpath)["default"]
         self._inbox.install()  # again: a module may have taken a signal for itself (faulthandler.register(SIGUSR1))
         backoff = Backoff(_RECONNECT_FIRST, _RECONNECT_MOST)
         while not self._draining():

@@ -13,8 +13,9 @@ import yaml
 from harness import Vhost
 
 from workqueued.cli.send import main
-from workqueued.config import Broker, BrokerUrl
+from workqueued.config import Broker
 from workqueued.node import Node
+from workqueued.urls import BrokerUrl
 
 CONNECTION_CLOSE = b"\x00\x0a\x00\x32"  # class 10, method 50
 ESTABLISHED = 1  # tcp_states.h

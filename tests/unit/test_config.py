@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from workqueued import schema
-from workqueued.config import Broker, BrokerUrl, Config, Log, Monitor, Queue, as_plain, find_config, read_config
+from workqueued.config import Broker, Config, Log, Monitor, Queue, as_plain, find_config, read_config
 from workqueued.errors import ConfigError
+from workqueued.urls import BrokerUrl
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "etc" / "workqueued.yaml"

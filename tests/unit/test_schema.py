@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from workqueued.errors import ConfigError
-from workqueued.schema import duration, integer, key, load, one_or_more, parse_duration, redact, text
+from workqueued.readers import duration, integer, one_or_more, parse_duration, text
+from workqueued.schema import key, load, redact
 
 
 @pytest.mark.parametrize(

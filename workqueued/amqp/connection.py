@@ -28,9 +28,10 @@ from pika.exceptions import (
 )
 
 from workqueued.amqp import decoding
-from workqueued.config import Broker, BrokerUrl
+from workqueued.config import Broker
 from workqueued.delivery import Properties
 from workqueued.errors import ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
+from workqueued.urls import BrokerUrl
 
 # What pika says of a lost connection is raised as well, and our log is JSON.
 logging.getLogger("pika").setLevel(logging.CRITICAL + 1)

@@ -17,7 +17,7 @@ from typing import Any
 import pika
 
 from workqueued.amqp.connection import parameters, properties_to_pika, translate, translated, worst
-from workqueued.config import Broker, BrokerUrl
+from workqueued.config import Broker
 from workqueued.delivery import Message
 from workqueued.errors import (
     ConnectionLostError,
@@ -27,6 +27,7 @@ from workqueued.errors import (
     UnroutableError,
     WorkqueuedError,
 )
+from workqueued.urls import BrokerUrl
 
 _TOO_LARGE = re.compile(r"message size (\d+) is larger than configured max size (\d+)")
 #: Largest body of RabbitMQ 3.10; a larger one is refused before it is sent.

@@ -109,8 +109,9 @@ def _check(config: Config) -> int:
         declared = "" if queue.declare == "plain" else ", taken as it is"
         print(f"queue          {name}: {workers}, {queue.type}{declared}, handler {queue.handler}")
         sys.stdout.flush()
-        if not _handler_resolves(queue.handler, config.pythonpath):
-            code = os.EX_CONFIG
+        for spec in dict.fromkeys(queue.handlers.values()):
+            if not _handler_resolves(spec, config.pythonpath):
+                code = os.EX_CONFIG
     print("ok" if code == os.EX_OK else "not ok: see the messages above")
     return code
 

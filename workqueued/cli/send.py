@@ -14,7 +14,7 @@ from workqueued.amqp.publisher import MOST_BYTES
 from workqueued.config import SYSTEM_FILE, find_config
 from workqueued.delivery import Message
 from workqueued.errors import DataError, UsageError, WorkqueuedError
-from workqueued.schema import parse_duration
+from workqueued.readers import parse_duration
 from workqueued.sender import Sender, expiration
 
 
