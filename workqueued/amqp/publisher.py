@@ -7,7 +7,6 @@ turn of its loop at a time. What the broker confirmed and did not return is safe
 """
 
 import contextlib
-import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -17,29 +16,22 @@ from typing import Any
 import pika
 
 from workqueued.amqp.connection import parameters, properties_to_pika, translate, translated, worst
+from workqueued.amqp.refusals import LevelsGoneError, explain_channel_close, explain_encoding
 from workqueued.config import Broker
 from workqueued.delivery import Message
 from workqueued.errors import (
     ConnectionLostError,
     DataError,
     NotConfirmedError,
-    RefusedError,
     UnroutableError,
     WorkqueuedError,
 )
 from workqueued.urls import BrokerUrl
 
-_TOO_LARGE = re.compile(r"message size (\d+) is larger than configured max size (\d+)")
 #: Largest body of RabbitMQ 3.10; a larger one is refused before it is sent.
 MOST_BYTES = 128 * 2**20
 #: How long the broker has to answer a close, seconds.
 _CLOSE_WITHIN = 1.0
-
-
-class TooLargeError(DataError):
-    """The broker takes no message of this size; `message` is the one, when it is known."""
-
-    message: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,29 +152,7 @@ class Publisher:
 
     def _on_channel_closed(self, _channel: Any, error: BaseException) -> None:
         if not isinstance(error, pika.exceptions.ChannelClosedByClient | pika.exceptions.ConnectionClosedByClient):
-            self._fail(self._explain_channel_close(error))
-
-    def _explain_channel_close(self, error: BaseException) -> WorkqueuedError:
-        text, code = str(getattr(error, "reply_text", error)), getattr(error, "reply_code", None)
-        too_large = _TOO_LARGE.search(text)
-        if too_large:
-            return self._explain_too_large(int(too_large[1]), int(too_large[2]))
-        if code == 403:
-            return RefusedError(
-                f"no permission to publish: {text}; the user needs write on amq.default: "
-                "rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ"
-            )
-        if code == 406:  # of a channel that only publishes: an expiration or a header that the broker cannot read
-            return DataError(f"the broker does not take this message: {text}")
-        return translate(error, self._url)
-
-    def _explain_too_large(self, size: int, most: int) -> WorkqueuedError:
-        error = TooLargeError(
-            f"the message has {size} bytes and this broker takes at most {most} "
-            "(max_message_size in rabbitmq.conf); put the data elsewhere and send a reference to it"
-        )
-        error.message = next((m for m in self._unconfirmed.values() if len(m.body) == size), None)
-        return error
+            self._fail(explain_channel_close(error, self._url, self._unconfirmed.values()))
 
     def _fail(self, error: WorkqueuedError) -> None:
         if self._failure is None:
@@ -195,14 +165,16 @@ class Publisher:
         self._blocked = None
 
     def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
-        """The broker returns a message before it confirms it: the oldest to that queue, with that id, it is."""
+        """The broker returns a message before it confirms it: the oldest on that way, with that id, it is."""
+        way = (method.exchange, method.routing_key)
         for tag, message in self._unconfirmed.items():
-            same = (message.queue, message.properties.message_id) == (method.routing_key, properties.message_id)
+            same = message.properties.message_id == properties.message_id and _way(message) == way
             if same and tag not in self._returned:
                 self._returned.add(tag)
                 return
         # Its confirm will come, and must not be taken for a success.
-        self._fail(UnroutableError(f"a message came back from {self._url}: there is no queue {method.routing_key!r}"))
+        what = f"the delay levels are not all there ({way[0]})" if way[0] else f"there is no queue {way[1]!r}"
+        self._fail(UnroutableError(f"a message came back from {self._url}: {what}"))
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
@@ -226,7 +198,7 @@ class Publisher:
         error: WorkqueuedError | None = None
         if tag in self._returned:
             self._returned.discard(tag)
-            error = UnroutableError(f"there is no queue {message.queue!r} on {self._url}")
+            error = self._explain_return(message)
         elif not accepted:
             error = NotConfirmedError(
                 f"the broker did not take the message for queue {message.queue!r}: it is full (overflow: "
@@ -234,6 +206,13 @@ class Publisher:
             )
         self.last_used = self._clock()
         self.confirms.append(Confirm(self._tickets_before + tag, error))
+
+    def _explain_return(self, message: Message) -> WorkqueuedError:
+        if message.delay:
+            return LevelsGoneError(
+                f"the delay levels on {self._url} are not all there for a message to queue {message.queue!r}"
+            )
+        return UnroutableError(f"there is no queue {message.queue!r} on {self._url}")
 
     # --- what a caller does ---
 
@@ -251,13 +230,14 @@ class Publisher:
                 "put the data elsewhere and send a reference to it"
             )
         try:
-            self._channel.basic_publish("", message.queue, message.body, properties_to_pika(message.properties), True)  # noqa: FBT003
+            properties = properties_to_pika(message.properties)
+            self._channel.basic_publish(*_way(message), message.body, properties, mandatory=True)
         except pika.exceptions.AMQPConnectionError as error:
             raise translate(error, self._url) from error
         except Exception as error:
             # pika encodes before it sends: the channel stays usable and no tag was used up.
             self.check()
-            raise DataError(_explain_encoding(error)) from error
+            raise DataError(explain_encoding(error)) from error
         tag = self._next_tag
         self._next_tag += 1
         self._unconfirmed[tag] = message
@@ -319,7 +299,7 @@ class Publisher:
 
         Raises:
             NotConfirmedError: the broker did not confirm by the deadline, or refused; it may still hold the message.
-            UnroutableError: there is no such queue.
+            UnroutableError: there is no such queue; LevelsGoneError: there are not all delay levels.
             DataError, ConnectionLostError, RefusedError: as they say.
         """
         ticket = self.publish(message)
@@ -362,6 +342,15 @@ class Publisher:
             connection.ioloop.close()
 
 
+def _way(message: Message) -> tuple[str, str]:
+    """The exchange and the routing key by which a message gets to its queue."""
+    if not message.delay:
+        return "", message.queue
+    from workqueued import delays  # noqa: PLC0415 - most commands send at once, and start sooner without it
+
+    return delays.route(message.queue, message.delay)
+
+
 def _turn_until_closed(connection: Any, seconds: float) -> bool:
     limit = time.monotonic() + seconds
     timer = connection.ioloop.call_later(seconds, _nothing)
@@ -370,15 +359,6 @@ def _turn_until_closed(connection: Any, seconds: float) -> bool:
         connection.ioloop.process_timeouts()
     connection.ioloop.remove_timeout(timer)
     return bool(connection.is_closed)
-
-
-def _explain_encoding(error: Exception) -> str:
-    if isinstance(error, pika.exceptions.UnsupportedAMQPFieldException):
-        value = error.args[-1]
-        return f"a header holds {value!r} ({type(value).__name__}); write it as text"
-    if isinstance(error, pika.exceptions.ShortStringTooLong):
-        return "a property, the queue's name or a header's name has more than 255 bytes"
-    return f"AMQP cannot carry this message: {type(error).__name__}: {error}"
 
 
 def _nothing() -> None:

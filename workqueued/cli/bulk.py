@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from workqueued.amqp.publisher import MOST_BYTES, TooLargeError
+from workqueued.amqp.publisher import MOST_BYTES
+from workqueued.amqp.refusals import TooLargeError
 from workqueued.delivery import Message
 from workqueued.errors import DataError, UsageError, WorkqueuedError
 from workqueued.sender import Sender, Stream, expiration
