@@ -1,4 +1,4 @@
-"""Publish a copy of a message until the broker holds it: dead letters.
+"""Publish a copy of a message until the broker holds it: dead letters, retries.
 
 Runs in: workers, on a connection of their own that is opened when first needed and closed when idle.
 
@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
+from workqueued import delays
 from workqueued.amqp.connection import connect, encoded_size, translated
+from workqueued.amqp.levels import Levels
 from workqueued.amqp.publisher import Publisher
+from workqueued.amqp.refusals import LevelsGoneError
 from workqueued.amqp.topology import declare_dead_queue
 from workqueued.backoff import Backoff
-from workqueued.config import Broker
+from workqueued.config import DEAD_SUFFIX, Broker
 from workqueued.delivery import Message, Properties
 from workqueued.errors import UnroutableError, WorkqueuedError
 
@@ -42,6 +45,7 @@ class Copies:
         self._broker = broker
         self._name = name
         self._publisher = Publisher(broker, name)
+        self._levels = Levels(broker, name)
 
     def send(
         self,
@@ -54,7 +58,8 @@ class Copies:
         """Publish until confirmed; False when `give_up()` said so before.
 
         Args:
-            message: for a dead queue, which is declared if it is not there.
+            message: for a dead queue, which is declared if it is not there; or for a work queue, at once or through the
+                delay levels, which are declared when first used.
             give_up: asked between two tries.
             pause: waits so many seconds between two tries.
             complain: hears each failure.
@@ -71,6 +76,7 @@ class Copies:
                 complain(error)
                 # A confirm that is late may still come: only a fresh connection makes the tickets unambiguous.
                 self._publisher.close()
+                self._levels.forget()  # whatever it was, what is there may not be what was there
                 pause(backoff.next_delay())
             else:
                 return True
@@ -82,14 +88,24 @@ class Copies:
             with contextlib.suppress(WorkqueuedError):
                 self._publisher.look()  # a broker that was restarted meanwhile has told us
         deadline = time.monotonic() + _CONFIRM_WITHIN + len(message.body) / _SLOWEST_LINK
+        try:
+            self._publish(message, deadline)
+        except LevelsGoneError:
+            self._levels.forget()
+            self._publish(message, deadline)
+        except UnroutableError:
+            if not message.queue.endswith(DEAD_SUFFIX):
+                raise  # a work queue is for its workers to declare
+            self._declare(message.queue)
+            self._publish(message, deadline)
+
+    def _publish(self, message: Message, deadline: float) -> None:
+        if message.delay:
+            self._levels.prepare(message.queue, message.delay)
         if not self._publisher.is_open:
             self._publisher.close()
             self._publisher.open(deadline)
-        try:
-            self._publisher.send(message, deadline)
-        except UnroutableError:
-            self._declare(message.queue)
-            self._publisher.send(message, deadline)
+        self._publisher.send(message, deadline)
 
     def _declare(self, dead_queue: str) -> None:
         """The dead queue was deleted under us."""
@@ -104,7 +120,7 @@ class Copies:
 
     def close_if_idle(self) -> None:
         """Close the connection when it was not used for half a heartbeat: nobody services it in between."""
-        if self._publisher.is_open and time.monotonic() - self._publisher.last_used > self._broker.heartbeat / 2:
+        if self._publisher.is_open and time.monotonic() - self._publisher.last_used > self._broker.rhythm / 2:
             self._publisher.close()
 
     def close(self) -> None:
@@ -115,9 +131,11 @@ class Copies:
 def fit(message: Message) -> Message:
     """The message with properties that AMQP can carry, or its copy would be refused for ever.
 
-    Text that is too long is cut. A header that cannot be encoded, then the largest, is left out and named.
+    Text that is too long is cut. A header that cannot be encoded, then the largest, is left out and named. A delay is
+    what the levels can hold.
     """
-    message = replace(message, properties=_cut(message.properties))
+    delay = min(max(message.delay, 0), delays.LONGEST)
+    message = replace(message, properties=_cut(message.properties), delay=delay)
     headers = dict(message.properties.headers)
     sizes = {name: size for name, value in headers.items() if (size := _size(name, value)) is not None}
     left_out = [name for name in headers if name not in sizes]

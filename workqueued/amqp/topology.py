@@ -1,4 +1,4 @@
-"""The queues we declare, as plainly as possible, and what to say when the broker has them otherwise.
+"""Work queues and dead queues, declared as plainly as possible, and what to say when the broker has them otherwise.
 
 Runs in: workers, the commands.
 
@@ -14,12 +14,12 @@ from workqueued.amqp.connection import connect, translated
 from workqueued.config import DEAD_SUFFIX, Broker, Queue
 from workqueued.errors import QueueRefusedError
 
-#: Browsing a dead queue returns every message each time, and RabbitMQ 4 drops a message after 20 returns. -1 would mean
-#: no limit there, but on 3.10 "drop at the first return".
-_DEAD_QUEUE_DELIVERY_LIMIT = 1_000_000
+#: Arguments of a dead queue. Browsing it returns every message each time, and RabbitMQ 4 drops a message after 20
+#: returns. -1 would mean no limit there, but on 3.10 "drop at the first return".
+DEAD_QUEUE_ARGUMENTS = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
 
 _MISMATCH = re.compile(
-    r"inequivalent arg '([^']+)' for queue '(.+)' in vhost '(.+)': received (.*?) but current is (.*)"
+    r"inequivalent arg '([^']+)' for (queue|exchange) '(.+)' in vhost '(.+)': received (.*?) but current is (.*)"
 )
 _VALUE = re.compile(r"'([^']*)'")
 
@@ -49,10 +49,9 @@ def declare(channel: Any, name: str, queue: Queue) -> None:
 
 def declare_dead_queue(channel: Any, name: str) -> None:
     """Declare a dead queue on a BlockingChannel; errors as for `declare`."""
-    arguments = {"x-queue-type": "quorum", "x-delivery-limit": _DEAD_QUEUE_DELIVERY_LIMIT}
     try:
         with translated():
-            channel.queue_declare(name, durable=True, arguments=arguments)
+            channel.queue_declare(name, durable=True, arguments=DEAD_QUEUE_ARGUMENTS)
     except QueueRefusedError as error:
         raise QueueRefusedError(explain_dead_queue(name, str(error))) from error
 
@@ -92,16 +91,16 @@ def explain_refusal(name: str, queue: Queue, text: str) -> str:
     )
 
 
-def find_difference(text: str) -> tuple[str, str, str] | None:
+def find_difference(text: str, kind: str = "queue") -> tuple[str, str, str] | None:
     """(argument, wanted, found) from the broker's 406, whose wording differs by version; None if it is another error.
 
     RabbitMQ 3.10: "received the value 'quorum' of type 'longstr' but current is none"; 4.0: "received 'quorum' but
     current is 'classic'".
     """
     match = _MISMATCH.search(text)
-    if match is None:
+    if match is None or match[2] != kind:
         return None
-    argument, _, _, received, current = match.groups()
+    argument, _, _, _, received, current = match.groups()
     return argument, _bare(received), _bare(current)
 
 
