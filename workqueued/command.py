@@ -24,7 +24,7 @@ from typing import Any
 
 from workqueued import groups, limits
 from workqueued.config import Queue
-from workqueued.errors import ConfigError
+from workqueued.errors import ConfigError, TemporaryError, WorkqueuedError
 from workqueued.invocation import encoded, facts, find_program
 from workqueued.outcome import Exit
 from workqueued.printed import Printed
@@ -40,6 +40,10 @@ _MOST_READS = 16
 _LONGEST_WAIT = 3600.0
 #: execve(2) takes 128 KiB for one variable; longer headers are left out. Bytes.
 _MOST_HEADERS = 96 * 1024
+#: While a program is replaced by a new version it may be missing or unfinished: waits between attempts, seconds.
+_PATIENCE = (0.1, 0.2, 0.4, 0.8)
+#: What passes by itself.
+_PASSING = (errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.ETXTBSY)
 #: A signal that is ignored stays so through exec, and Python ignores SIGPIPE and SIGXFSZ.
 _ALL_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
@@ -92,6 +96,7 @@ class Command:
 
         Raises:
             UnusableError: it cannot be started, and the message is not to blame.
+            TemporaryError: it cannot be started now: too many processes, no memory, the file is being written.
             OSError: it was started and had to be killed, as we cannot watch it.
         """
         began = time.monotonic()
@@ -119,20 +124,21 @@ class Command:
 
     def _start(self, task: Task, token: str, printed: Printed, log: Any) -> "_Running":
         variables = facts(task, token)
-        size = len(variables[b"WQ_HEADERS"])
-        try:
-            if size <= _MOST_HEADERS:
-                try:
-                    return self._spawn(task.body, variables, token, printed)
-                except OSError as error:
-                    # Arguments and variables have a quarter of the stack's limit; only the headers are the message's.
-                    if error.errno != errno.E2BIG:
-                        raise
-            log.warning("headers.omitted", bytes=size)
-            del variables[b"WQ_HEADERS"]
-            return self._spawn(task.body, variables, token, printed)
-        except OSError as error:
-            raise UnusableError(self._explain(error)) from error
+        if len(variables[b"WQ_HEADERS"]) > _MOST_HEADERS:
+            _omit_headers(variables, log)
+        waits = iter(_PATIENCE)
+        while True:
+            try:
+                return self._spawn(task.body, variables, token, printed)
+            except OSError as error:
+                # All arguments and variables have a quarter of the stack's limit; only the headers are the message's.
+                if error.errno == errno.E2BIG and b"WQ_HEADERS" in variables:
+                    _omit_headers(variables, log)
+                    continue
+                wait = next(waits, None)
+                if wait is None:
+                    raise self._failure(error) from error
+            time.sleep(wait)
 
     def _spawn(self, body: bytes, variables: Mapping[bytes, bytes], token: str, printed: Printed) -> "_Running":
         """Start it; returns when the program has been executed.
@@ -208,20 +214,23 @@ class Command:
         running.read_rest()
         return status
 
-    def _explain(self, error: OSError) -> str:
-        """What is wrong when it cannot be started, and what to do."""
-        reason = os.strerror(error.errno or 0)
-        if error.errno == errno.ENOENT and Path(self._path).exists():
+    def _failure(self, error: OSError) -> WorkqueuedError:
+        """What to raise when it cannot be started: what is wrong, and what to do."""
+        number, reason = error.errno, error.strerror
+        if number == errno.ENOENT and Path(self._path).exists():
             reason = "the interpreter in its first line (#!) does not exist"
-        elif error.errno == errno.ENOENT:
+        elif number == errno.ENOENT:
             reason = "it is gone; put it back"
-        elif error.errno == errno.ENOEXEC:
+        elif number == errno.ENOEXEC:
             reason = "it is neither a program for this machine nor a script with an interpreter in its first line (#!)"
-        elif error.errno == errno.EACCES:
+        elif number == errno.EACCES:
             reason = "permission denied: chmod +x, the folders above it, or a file system that is mounted noexec"
-        elif error.errno in (errno.EMFILE, errno.ENFILE):
-            reason = f"{reason} (the worker itself; see limits.nofile)"
-        return f"{self._key}: cannot start {self._path}: {reason}"
+        elif number == errno.E2BIG:
+            reason = "its arguments and the environment are too long"
+        elif number == errno.EMFILE:
+            reason = "the worker has too many open files; raise limits.nofile"
+        text = f"{self._key}: cannot start {self._path}: {reason}"
+        return TemporaryError(text) if number in _PASSING else UnusableError(text)
 
 
 @dataclass(slots=True)
@@ -280,6 +289,10 @@ class _Running:
         self.poll.unregister(descriptor)
         os.close(descriptor)
         del self.streams[descriptor]
+
+
+def _omit_headers(variables: dict[bytes, bytes], log: Any) -> None:
+    log.warning("headers.omitted", bytes=len(variables.pop(b"WQ_HEADERS")))
 
 
 def _file_in_memory(body: bytes) -> int:
