@@ -19,7 +19,8 @@ from workqueued.amqp.publisher import MOST_BYTES
 from workqueued.amqp.refusals import TooLargeError
 from workqueued.delivery import Message
 from workqueued.errors import DataError, UsageError, WorkqueuedError
-from workqueued.sender import Sender, Stream, expiration
+from workqueued.sender import Sender, expiration
+from workqueued.stream import Stream
 
 _CHUNK = 1 << 16
 #: Batches of lines that are read ahead.
