@@ -37,7 +37,7 @@ def signal_group(pgid: int, number: signal.Signals) -> bool:
         return False
     try:
         os.killpg(pgid, number)
-    except OSError:
+    except (OSError, OverflowError):
         return False
     return True
 
