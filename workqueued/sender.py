@@ -12,14 +12,16 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from workqueued.amqp.publisher import Publisher
+from workqueued.amqp.refusals import LevelsGoneError
 from workqueued.amqp.topology import declare_once
 from workqueued.config import Broker, Config, Queue, find_config, read_config
-from workqueued.delivery import ENQUEUED_AT, Message, Properties, new_message_id
+from workqueued.delivery import DUE_AT, ENQUEUED_AT, EXPIRES_AT, Message, Properties, new_message_id
 from workqueued.errors import (
     ConfigError,
     DataError,
@@ -33,6 +35,12 @@ from workqueued.schema import redact
 from workqueued.stream import Stream
 from workqueued.urls import BrokerUrl
 
+if TYPE_CHECKING:
+    from workqueued.amqp.levels import Levels
+    from workqueued.due import Due
+
+#: Seconds, a duration such as `10m`, or a timedelta.
+Delay = float | str | timedelta
 #: The longest expiration that RabbitMQ takes, ms: 49.7 days.
 _LONGEST_EXPIRATION = 2**32 - 1
 
@@ -64,6 +72,7 @@ class Sender:
             loaded = read_config(Path(config) if config is not None else find_config())
             self._broker, self._queues = loaded.broker, loaded.queues
         self._publisher = Publisher(self._broker, "wq-send")
+        self._known_levels: Levels | None = None
 
     @classmethod
     def from_config(cls, config: Config, timeout: float = 30.0) -> Self:
@@ -85,17 +94,30 @@ class Sender:
         """Close the connection. Everything that `send` returned for is safe already."""
         self._publisher.close()
 
-    def message(self, body: bytes | str, *, queue: str | None = None, **properties: Any) -> Message:
+    def message(
+        self,
+        body: bytes | str,
+        *,
+        queue: str | None = None,
+        delay: Delay | None = None,
+        at: datetime | str | None = None,
+        **properties: Any,
+    ) -> Message:
         """A message as `send` would publish it.
 
         Args:
             body: bytes, or text that is sent as UTF-8.
             queue: may be left out when the configuration has exactly one.
+            delay: how long it waits on the broker before a worker gets it: seconds (rounded up to whole ones), a
+                duration such as `10m`, or a timedelta; at most 194 days.
+            at: when it is due, instead: a datetime or ISO 8601 text, with an offset from UTC. Counted from this call,
+                as is a delay, so a message that is kept for a while before it is sent will be as late.
             properties: fields of `delivery.Properties`: headers, type, message_id, content_type, priority, expiration
-                (milliseconds, as text), correlation_id, reply_to, app_id, content_encoding.
+                (milliseconds, as text; counted from when it is due), correlation_id, reply_to, app_id,
+                content_encoding.
 
         Raises:
-            UsageError: no queue is named, and there is not exactly one.
+            UsageError: no queue is named, and there is not exactly one; or delay or at makes no sense.
             DataError: text that UTF-8 cannot hold.
             TypeError: a body that is neither bytes nor text, or an unknown property.
         """
@@ -104,10 +126,16 @@ class Sender:
             raise TypeError(f"no such property: {', '.join(sorted(unknown))}; there are {', '.join(_PROPERTIES)}")
         now = time.time()
         headers = {ENQUEUED_AT: int(now * 1000), **(properties.pop("headers", None) or {})}
+        wait = 0
+        if delay is not None or at is not None:
+            due = _due(delay, at, now)
+            wait = due.delay
+            if wait:
+                headers |= _due_headers(due, properties.pop("expiration", None))
         properties.setdefault("timestamp", int(now))
         if properties.get("message_id") is None:
             properties["message_id"] = new_message_id()
-        return Message(self.queue(queue), _data(body), Properties(headers=headers, **properties))
+        return Message(self.queue(queue), _data(body), Properties(headers=headers, **properties), wait)
 
     def queue(self, name: str | None) -> str:
         """The queue that is meant.
@@ -123,16 +151,25 @@ class Sender:
         known = f"there are {there}" if there else "with a URL (or $WQ_URL) there is no default"
         raise UsageError(f"which queue? Name one with --queue (queue= in Python): {known}")
 
-    def send(self, body: bytes | str, *, queue: str | None = None, **properties: Any) -> str:
+    def send(
+        self,
+        body: bytes | str,
+        *,
+        queue: str | None = None,
+        delay: Delay | None = None,
+        at: datetime | str | None = None,
+        **properties: Any,
+    ) -> str:
         """Publish one message and wait until the broker holds it; returns its id. See `message` for the arguments.
 
         Raises:
+            UsageError: no queue is named, and there is not exactly one; or delay or at makes no sense.
             UnroutableError: there is no such queue, and the configuration does not say how to declare it.
             NotConfirmedError, ConnectionLostError: not known to be safe; send it again (with the same message_id).
             RefusedError: password, vhost or permission.
             DataError: the broker or AMQP cannot take this message.
         """
-        message = self.message(body, queue=queue, **properties)
+        message = self.message(body, queue=queue, delay=delay, at=at, **properties)
         self.deliver(message)
         return message.properties.message_id or ""
 
@@ -142,13 +179,35 @@ class Sender:
         self.open(deadline)
         try:
             try:
-                self._publisher.send(message, deadline)
+                self._publish(message, deadline)
+            except LevelsGoneError:
+                self._levels.forget()
+                self._publish(message, deadline)
             except UnroutableError:
                 self._declare(message.queue, deadline)
-                self._publisher.send(message, deadline)
+                self._publish(message, deadline)
         except NotConfirmedError:
             self._publisher.close()  # its confirm may still come, and would be taken for the next one's
             raise
+
+    def _publish(self, message: Message, deadline: float) -> None:
+        if message.delay:
+            self._levels.prepare(message.queue, message.delay, max(0.1, deadline - time.monotonic()))
+        if not self._publisher.is_open:
+            self.open(deadline)  # a missing level closed the channel
+        self._publisher.send(message, deadline)
+
+    def ready(self, message: Message) -> bool:
+        """Whether the way to the message's queue is known to be there, if it takes one that must be declared."""
+        return not message.delay or self._levels.ready(message.queue, message.delay)
+
+    @property
+    def _levels(self) -> "Levels":
+        if self._known_levels is None:
+            from workqueued.amqp.levels import Levels  # noqa: PLC0415 - most programs send without delays
+
+            self._known_levels = Levels(self._broker, "wq-send")
+        return self._known_levels
 
     def send_many(self, messages: Iterable[Message]) -> Iterator[str]:
         """Publish messages with many on their way at once; yields each id, in order, once all up to it are safe.
@@ -232,6 +291,29 @@ def _data(body: Any) -> bytes:
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body)
     raise TypeError(f"the body is {type(body).__name__}, expected bytes or str; for other data json.dumps() it")
+
+
+def _due(delay: Delay | None, at: datetime | str | None, now: float) -> "Due":
+    from workqueued import due  # noqa: PLC0415 - most programs send without delays
+
+    if delay is not None and at is not None:
+        raise UsageError("delay and at exclude each other: the one is how long, the other until when")
+    name = "at" if delay is None else "delay"
+    try:
+        return due.after(delay, now) if delay is not None else due.at(at or "", now)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{name}: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from error
+
+
+def _due_headers(due: "Due", expires: str | None) -> dict[str, int]:
+    """Headers of a message that waits: in a delay level an AMQP expiration would fire."""
+    if expires is None:
+        return {DUE_AT: due.at}
+    if not expires.isdecimal():
+        raise UsageError(f"expiration: found {expires!r}, expected milliseconds as text")
+    return {DUE_AT: due.at, EXPIRES_AT: due.at + int(expires)}
 
 
 def expiration(duration: str) -> str:

@@ -38,6 +38,9 @@ class Courier(Protocol):
     def open(self, deadline: float) -> None:
         """Connect, if not connected."""
 
+    def ready(self, message: Message) -> bool:
+        """Whether the way to the message's queue is known to be there."""
+
     def deliver(self, message: Message) -> None:
         """Publish one message and wait until the broker holds it."""
 
@@ -56,6 +59,7 @@ class Stream:
         self._order: deque[tuple[int, Message]] = deque()
         self._settled: dict[int, WorkqueuedError | None] = {}
         self._known_queues: set[str] = set()
+        self._delivered = 0
         self._progress_at = clock()
         self.safe = 0
 
@@ -72,6 +76,8 @@ class Stream:
     def put(self, message: Message) -> None:
         """Publish. The first message to a queue is waited for, which tells whether the queue is there.
 
+        So is one with a delay that needs levels to be declared.
+
         Raises:
             WorkqueuedError: as for `Sender.send`.
         """
@@ -80,11 +86,12 @@ class Stream:
             # The caller took its time, and heartbeats were missed.
             self._settle_all()
             self._sender.open(self._clock() + self._sender.timeout)
-        if message.queue not in self._known_queues:
+        if message.queue not in self._known_queues or not self._sender.ready(message):
             self._settle_all()
             self._sender.deliver(message)
             self._known_queues.add(message.queue)
-            ticket = -len(self._known_queues)  # it was confirmed already: any number that no publish has
+            self._delivered += 1
+            ticket = -self._delivered  # it was confirmed already: any number that no publish has
             self._settled[ticket] = None
         else:
             if not self._publisher.in_flight:

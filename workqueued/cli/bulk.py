@@ -39,6 +39,8 @@ _KEYS: Mapping[str, tuple[Any, str]] = {
     "reply_to": (str, "text"),
     "priority": (int, "a whole number from 0 to 255"),
     "expires": (str, 'a duration in quotes, such as "10m"'),
+    "delay": (str, 'a duration in quotes, such as "10m"'),
+    "at": (str, 'a time in quotes, such as "2026-12-24T18:00:00+01:00"'),
 }
 
 #: Makes the message of a line, or raises DataError; None: the line has none.
@@ -235,6 +237,9 @@ def message_of_json(sender: Sender, line: bytes, properties: Mapping[str, Any]) 
         given = _parse(line)
         body = given.pop("body")
         headers = {**properties["headers"], **given.pop("headers", {})}
+        when = ("delay", "at")
+        if any(key in given for key in when):
+            properties = {key: value for key, value in properties.items() if key not in when}
         if "expires" in given:
             given["expiration"] = expiration(given.pop("expires"))
         if not isinstance(body, str):

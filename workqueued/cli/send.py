@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 from workqueued import __version__
 from workqueued.amqp.publisher import MOST_BYTES
 from workqueued.config import SYSTEM_FILE, find_config
-from workqueued.delivery import Message
+from workqueued.delivery import DUE_AT, Message
 from workqueued.errors import DataError, UsageError, WorkqueuedError
 from workqueued.readers import parse_duration
 from workqueued.sender import Sender, expiration
@@ -61,7 +62,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--ndjson",
         action="store_true",
         help='a message for every JSON line: {"body": …, "queue": …, "headers": {}, "type": …, "message_id": …, '
-        '"content_type": …, "correlation_id": …, "reply_to": …, "priority": …, "expires": "10m"}',
+        '"content_type": …, "correlation_id": …, "reply_to": …, "priority": …, "expires": "10m", "delay": "10m", '
+        '"at": …}',
     )
     parser.add_argument("--file", type=Path, metavar="FILE", help="read from FILE instead of stdin")
     parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N lines: resume a bulk")
@@ -71,7 +73,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--message-id", metavar="ID", help="the message id (default: a new one)")
     parser.add_argument("--content-type", metavar="TYPE", help="the AMQP content type property")
     parser.add_argument("--priority", type=int, metavar="0-255", help="the AMQP priority property")
-    parser.add_argument("--expires", metavar="DURATION", help="drop it when it waited this long, such as 10m")
+    _add_when(parser)
+    parser.add_argument(
+        "--expires", metavar="DURATION", help="drop it when it waited this long, such as 10m; counted after a delay"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--config", type=Path, metavar="FILE", help=f"the YAML file (default: $WQ_CONFIG, or {SYSTEM_FILE})"
@@ -79,13 +84,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     where.add_argument("--url", metavar="URL", help="the broker, instead of the configuration's (default: $WQ_URL)")
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=_timeout,
         default=30.0,
         metavar="DURATION",
         help="total time for connecting, blocking and confirming; in bulk, without any confirm (default: 30s)",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print no message ids")
-    parser.add_argument("--json", action="store_true", help='print {"message_id": …, "queue": …} for each message')
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help='print {"message_id": …, "queue": …} for each message, with "due_at_ms" for one that waits',
+    )
     parser.add_argument("--version", action="version", version=f"wq-send {__version__}")
     # Words may stand before and after options. What follows -- is words alone, which parse_intermixed_args forgets.
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -94,6 +103,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.words += arguments[end + 1 :]
     _check_together(parser, options)
     return options
+
+
+def _add_when(parser: argparse.ArgumentParser) -> None:
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument(
+        "--delay",
+        type=_delay,
+        metavar="DURATION",
+        help="let it wait on the broker first, such as 10m; whole seconds, at most 194 days",
+    )
+    when.add_argument(
+        "--at",
+        type=_moment,
+        metavar="TIME",
+        help="let it wait until then, such as 2026-12-24T18:00:00+01:00; without an offset it is local time",
+    )
 
 
 def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -112,10 +137,34 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
         parser.error("nothing to send: give words, or - to type the message and end it with Ctrl-D")
 
 
-def _seconds(text: str) -> float:
+def _timeout(text: str) -> float:
     try:
         return parse_duration(text if not text.isdecimal() else f"{text}s")
     except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _delay(text: str) -> str:
+    from workqueued import due
+
+    try:
+        due.after(text, time.time())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _moment(text: str) -> float:
+    """Seconds since the epoch."""
+    from workqueued import due
+
+    try:
+        moment = due.parse_moment(text)
+        if moment.utcoffset() is None:
+            moment = moment.astimezone()
+        due.at(moment, time.time())
+        return moment.timestamp()
+    except (ValueError, OverflowError, OSError) as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
@@ -144,6 +193,13 @@ def _properties(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _wait(options: argparse.Namespace) -> dict[str, Any]:
+    """How long a message is to wait from now on; `--at` may have come while the input was read."""
+    if options.at is not None:
+        return {"delay": max(0.0, options.at - time.time())}
+    return {"delay": options.delay}
+
+
 def _expiration(duration: str) -> str:
     try:
         return expiration(duration)
@@ -154,7 +210,8 @@ def _expiration(duration: str) -> str:
 def _send_one(sender: Sender, options: argparse.Namespace) -> None:
     properties = _properties(options)
     queue = sender.queue(properties.pop("queue"))
-    message = sender.message(_one_body(options), queue=queue, **properties)
+    body = _one_body(options)
+    message = sender.message(body, queue=queue, **properties, **_wait(options))
     sender.deliver(message)
     _report(options, [message])
 
@@ -192,8 +249,7 @@ def _report(options: argparse.Namespace, messages: list[Message]) -> None:
         return
     try:
         for message in messages:
-            message_id = message.properties.message_id
-            print(json.dumps({"message_id": message_id, "queue": message.queue}) if options.json else message_id)
+            print(_as_json(message) if options.json else message.properties.message_id)
         sys.stdout.flush()
     except OSError as error:
         with contextlib.suppress(OSError):  # or Python tries again at its end
@@ -203,6 +259,13 @@ def _report(options: argparse.Namespace, messages: list[Message]) -> None:
         ) from error
 
 
+def _as_json(message: Message) -> str:
+    facts: dict[str, Any] = {"message_id": message.properties.message_id, "queue": message.queue}
+    if message.delay:
+        facts["due_at_ms"] = message.properties.headers[DUE_AT]
+    return json.dumps(facts)
+
+
 def _send_bulk(sender: Sender, options: argparse.Namespace) -> None:
     from workqueued.cli import bulk
 
@@ -210,8 +273,8 @@ def _send_bulk(sender: Sender, options: argparse.Namespace) -> None:
 
     def make(line: bytes) -> Message | None:
         if options.ndjson:
-            return bulk.message_of_json(sender, line, properties)
-        return sender.message(line, **properties)
+            return bulk.message_of_json(sender, line, {**properties, **_wait(options)})
+        return sender.message(line, **properties, **_wait(options))
 
     def report(messages: list[Message]) -> None:
         _report(options, messages)
