@@ -1,5 +1,8 @@
 """Handlers for the tests. Each writes what it did to a file of the test's, one O_APPEND write a line."""
 
+import asyncio
+import contextlib
+import ctypes
 import json
 import multiprocessing
 import os
@@ -11,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workqueued import Reject, Task
+from workqueued import Reject, Retry, Task
 
 
 def note(task: Task, what: str) -> None:
@@ -23,6 +26,7 @@ def note(task: Task, what: str) -> None:
         "pid": os.getpid(),
         "at": time.monotonic(),
         "redelivered": task.redelivered,
+        "attempt": task.attempt,
     }
     path = Path(os.environ["WQ_TEST_DIRECTORY"]) / "ledger"
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -115,6 +119,74 @@ def misbehave(task: Task) -> None:  # noqa: PLR0912, PLR0915 - a list of all tha
         case "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
     note(task, "finished")
+
+
+def by_word(task: Task) -> None:  # noqa: PLR0912 - a list
+    """Do what the body's first word says; the others are its arguments."""
+    note(task, "started")
+    word, *arguments = task.text.split()
+    match word:
+        case "fail":  # until the attempt of that number
+            if task.attempt < int(arguments[0]):
+                raise ValueError(f"attempt {task.attempt} fails")
+        case "retry":  # after so many seconds, once
+            if task.attempt == 1:
+                raise Retry("not yet", delay=float(arguments[0]))
+        case "sleep":
+            time.sleep(float(arguments[0]))
+        case "burn":
+            end = time.monotonic() + float(arguments[0])
+            while time.monotonic() < end:
+                pass
+        case "stubborn":  # takes no exception for an answer
+            while True:
+                with contextlib.suppress(BaseException):
+                    time.sleep(60)
+        case "hold":  # the GIL, in C
+            hold_the_interpreter(float(arguments[0]))
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "json":
+            task.json()
+        case "binary":
+            raise ValueError(f"cannot connect to postgres://app:{'hunter2'}@db/app")
+        case "environment":
+            note(task, os.environ.get("GREETING", "nothing"))
+        case "close":  # every descriptor, also those that are ours
+            os.closerange(3, 256)
+        case "chdir":
+            os.chdir("/")
+        case "flood":
+            for _ in range(20):
+                print("\n".join(["x" * 99] * 10_000))
+        case "alarm":
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    note(task, "finished")
+
+
+def hold_the_interpreter(seconds: float) -> None:
+    """Run C code that does not let go of the GIL: ctypes.PyDLL calls sleep(3) without releasing it."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
+
+
+async def by_word_async(task: Task) -> None:
+    """The same, for what can be awaited."""
+    note(task, "started")
+    await asyncio.sleep(float(task.text.split()[1]))
+    note(task, "finished")
+
+
+class Closing:
+    """A handler that cleans up after itself."""
+
+    def __call__(self, task: Task) -> None:
+        """Note."""
+        self.last = task
+        note(task, "finished")
+
+    def close(self) -> None:
+        """Note."""
+        note(self.last, "closed")
 
 
 class UnprintableError(Exception):

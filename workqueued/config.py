@@ -6,6 +6,7 @@ Each key is declared once, with its reader, its default and the words that expla
 """
 
 import dataclasses
+import math
 import os
 import re
 import sys
@@ -77,6 +78,7 @@ class Broker:
     heartbeat: float = key(
         duration("2s", "10m", "0", 0.0),
         "AMQP heartbeat; a hung peer is noticed after 1 to 2 times (heartbeat + 5 s); 0: none, TCP keepalive instead",
+        show=lambda seconds: as_plain(seconds) if seconds else 0,
         default=30.0,
     )
     connect_timeout: float = key(
@@ -171,6 +173,7 @@ class Queue:
     time_limit: float | None = key(
         duration("100ms", "365d", "none"),
         "how long a handler may take for one message; then TimeLimitExceeded is raised in it, a command gets SIGTERM",
+        show=lambda seconds: "none" if seconds is None else as_plain(seconds),
         default=1500.0,
     )
     kill_after: float = key(
@@ -222,16 +225,22 @@ class Queue:
             return {}
         return {DEFAULT_HANDLER: self.handler} if isinstance(self.handler, str) else self.handler
 
-    def contradictions(self) -> list[tuple[str, str]]:
-        """What is wrong with keys that are right one by one, as (key, text)."""
+    @staticmethod
+    def contradictions(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """What is wrong with keys that are right one by one, as (key, text).
+
+        Args:
+            given: the keys that the file has; None stands for a value that is wrong itself.
+        """
         found = []
-        if self.handler is None and self.command is None:
+        if "handler" not in given and "command" not in given:
             found.append(
                 ("handler", "missing; expected module:callable, such as handler: myapp.tasks:resize (or a command)")
             )
-        if self.handler is not None and self.command is not None:
+        if "handler" in given and "command" in given:
             found.append(("command", "a queue has a handler or a command, not both"))
-        if self.limits.cpu is not None and self.command is None:
+        limits = given.get("limits")
+        if limits is not None and limits.cpu is not None and "command" not in given:
             found.append(
                 ("limits.cpu", "is for commands only: processor time adds up over a worker's life; see time_limit")
             )
@@ -255,6 +264,25 @@ class Log:
     format: str = key(
         choice("auto", "json", "console"), "auto: console on a terminal, json elsewhere", default="auto"
     )
+
+
+def doubt_of_ack_timeout(name: str, queue: Queue) -> tuple[str, str] | None:
+    """Where a task may take longer than the broker by default waits for an ack: what is doubtful, and what lifts it."""
+    limit = queue.hard_limit
+    if limit is not None and limit < ACK_TIMEOUT:
+        return None
+    milliseconds = 31_622_400_000 if limit is None else math.ceil(limit * 1.1 + 60) * 1000
+    shown = "none" if queue.time_limit is None else f"{queue.time_limit:g}s and kill_after {queue.kill_after:g}s"
+    doubt = (
+        f"queues.{name}.time_limit: {shown}, and RabbitMQ by default takes a message back that is not acknowledged "
+        f"for {ACK_TIMEOUT / 60:g} minutes, and gives it to another worker"
+    )
+    policy = f"'^{re.escape(name)}$' '{{\"consumer-timeout\": {milliseconds}}}'"
+    remedy = (
+        f"unless it was done already: rabbitmqctl set_policy --apply-to queues {name}-ack-timeout {policy} "
+        f"(RabbitMQ 3.13 and later), or consumer_timeout = {milliseconds} in rabbitmq.conf (any version)"
+    )
+    return doubt, remedy
 
 
 def _check_queue_name(name: str) -> str | None:

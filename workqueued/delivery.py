@@ -112,12 +112,13 @@ class Delivery:
         That is when it was enqueued, or when a delay ended; None when nobody says when that was.
         """
         since = self._integer(ENQUEUED_AT)
-        if since is None:
-            if self.properties.timestamp is None:
-                return None
+        if since is None and self.properties.timestamp is not None:
             since = self.properties.timestamp * 1000
-        if self._integer(DUE_AT):
-            since = max(since, self._integer(DUE_AT) or 0)
+        due = self._integer(DUE_AT)
+        if due is not None:
+            since = due if since is None else max(since, due)
+        if since is None:
+            return None
         waited = int(now * 1000) - since
         return waited if 0 <= waited < 10**11 else None  # three years: a clock or a header that lies
 

@@ -3,7 +3,9 @@
 Exit codes are those of sysexits.h; between a child and the master they are the protocol (docs/design.md).
 """
 
+import math
 import os
+from datetime import timedelta
 
 
 class WorkqueuedError(Exception):
@@ -28,6 +30,10 @@ class ConfigError(WorkqueuedError):
     """The YAML file, or a handler it names, is wrong; the text lists every mistake."""
 
     exit_code = os.EX_CONFIG
+
+
+class UnusableError(ConfigError):
+    """A command cannot be run: it is not there, not executable, or says so itself."""
 
 
 class TemporaryError(WorkqueuedError):
@@ -77,17 +83,29 @@ class Retry(Exception):  # noqa: N818 - a verdict that a handler raises, not an 
 
     Args:
         reason: one line for the person who wonders why it is tried again.
-        delay: seconds until then, rounded up to whole ones; None: by the queue's `retry` policy.
+        delay: seconds until then (or a timedelta), rounded up to whole ones, at most 194 days; None: by the queue's
+            `retry` policy.
+
+    Raises:
+        ValueError: a delay below 0, or none that can be waited for.
     """
 
-    def __init__(self, reason: str = "the handler asked for it", *, delay: float | None = None) -> None:
+    def __init__(
+        self, reason: str = "the handler asked for it", *, delay: float | timedelta | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.delay = delay
+        self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        if self.delay is not None and not 0 <= self.delay < math.inf:
+            raise ValueError(f"Retry(delay={delay!r}): expected seconds, 0 or more")
 
 
-class TimeLimitExceeded(BaseException):  # noqa: N818 - stands for an interruption, as KeyboardInterrupt does
+class TimeLimitExceeded(BaseException):
     """Raised inside a handler that has run for its queue's `time_limit`.
 
     It does not derive from Exception, so that `except Exception` in a handler does not swallow it.
     """
+
+
+class Undecodable(Reject, ValueError):  # noqa: N818 - as Reject
+    """The body is not what the handler takes it for: no text, no JSON. It will not be the next time either."""

@@ -1,4 +1,4 @@
-"""Find a handler and make it callable.
+"""Find the handlers of a queue, and call the one that a message is for.
 
 Runs in: worker, after the fork, so that a reload picks up new code; `workqueued --check`, in a child.
 """
@@ -11,23 +11,96 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workqueued.errors import ConfigError
+from workqueued.config import DEFAULT_HANDLER
+from workqueued.errors import ConfigError, Reject, TimeLimitExceeded
 from workqueued.outcome import describe, one_line
 from workqueued.task import Task
+from workqueued.timelimit import TimeLimit
 
-Handler = Callable[[Task], Any]
-
-
-def resolve_all(specs: Mapping[str, str], pythonpath: Sequence[Path] = ()) -> Mapping[str, Handler]:
-    """The handlers of a queue by AMQP type; what is named twice is resolved once. Errors as for `resolve`."""
-    found = {spec: resolve(spec, pythonpath) for spec in dict.fromkeys(specs.values())}
-    return {kind: found[spec] for kind, spec in specs.items()}
+#: What is called: a function of a Task, or the instance of a class.
+Target = Callable[[Task], Any]
 
 
-def resolve(spec: str, pythonpath: Sequence[Path] = ()) -> Handler:
-    """Import `module:callable` and make it a plain function of a Task.
+class Handlers:
+    """The handlers of one queue, by AMQP type.
 
-    A class is built once, here; an `async def` runs in an event loop of its own for each task.
+    Args:
+        specs: `module:callable` by type; `default` stands for every type that has none of its own.
+        pythonpath: folders to look in first.
+        seconds: the time limit of a call, or None.
+
+    Raises:
+        ConfigError: as for `resolve`.
+    """
+
+    def __init__(self, specs: Mapping[str, str], pythonpath: Sequence[Path] = (), seconds: float | None = None) -> None:
+        # What is named twice is resolved, and built, once.
+        targets = {spec: resolve(spec, pythonpath) for spec in dict.fromkeys(specs.values())}
+        self._targets = {kind: targets[spec] for kind, spec in specs.items()}
+        self._specs = specs
+        self._seconds = seconds
+        self._asynchronous = {kind: is_asynchronous(target) for kind, target in self._targets.items()}
+        self._runner: asyncio.Runner | None = None
+        self.limit = TimeLimit(seconds)
+        self.limit.install()
+
+    def spec(self, kind: str | None) -> str:
+        """The handler for a type, as it is named in the configuration; empty when there is none."""
+        return self._specs.get(self._known(kind), "")
+
+    def _known(self, kind: str | None) -> str:
+        return kind if kind is not None and kind in self._specs else DEFAULT_HANDLER
+
+    def call(self, task: Task) -> Any:
+        """Call the handler for a task; returns what it returns, raises what it raises.
+
+        Raises:
+            Reject: nobody handles messages of this type.
+            TimeLimitExceeded: it took too long.
+        """
+        kind = self._known(task.type)
+        target = self._targets.get(kind)
+        if target is None:
+            raise Reject(f"no handler for type {task.type!r}; there are {', '.join(self._specs)}")
+        if self._asynchronous[kind]:
+            return self._call_asynchronous(target, task)
+        return self.limit.call(target, task)
+
+    def _call_asynchronous(self, target: Target, task: Task) -> None:
+        """Run it in the worker's event loop, which lives as long as the worker, as clients are bound to theirs."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        self.limit.fired = False
+
+        async def limited() -> None:
+            try:
+                async with asyncio.timeout(self._seconds) as scope:
+                    await target(task)
+            except TimeoutError as error:
+                if not scope.expired():
+                    raise
+                self.limit.fired = True
+                raise TimeLimitExceeded(f"the time limit of {self._seconds:g} s") from error
+
+        self._runner.run(limited())
+
+    def close(self) -> None:
+        """Let handlers built from a class clean up: their `close()`, if they have one. Raises what that raises."""
+        for target in dict.fromkeys(self._targets.values()):
+            close = getattr(target, "close", None)
+            if close is None or inspect.isroutine(target):
+                continue
+            if inspect.iscoroutinefunction(close):
+                self._runner = self._runner or asyncio.Runner()
+                self._runner.run(close())
+            else:
+                close()
+        if self._runner is not None:
+            self._runner.close()
+
+
+def resolve(spec: str, pythonpath: Sequence[Path] = ()) -> Target:
+    """Import `module:callable`; a class is built, here and once.
 
     Raises:
         ConfigError: the module cannot be imported, or what it names cannot be called with a task.
@@ -53,7 +126,7 @@ def resolve(spec: str, pythonpath: Sequence[Path] = ()) -> Handler:
     if any(inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code) for code in _code_of(target)):
         raise ConfigError(f"handler {spec}: it has a yield, so a call would not run it; make it a plain function")
     _check_signature(target, spec)
-    return _runner(target)
+    return target  # type: ignore[no-any-return]
 
 
 def _import(name: str, spec: str, pythonpath: Sequence[Path]) -> Any:
@@ -115,11 +188,6 @@ def _code_of(target: Any) -> tuple[Any, Any]:
     return target, type(target).__call__
 
 
-def _runner(target: Any) -> Handler:
-    if not any(map(inspect.iscoroutinefunction, _code_of(target))):
-        return target  # type: ignore[no-any-return]
-
-    def run_async(task: Task) -> None:
-        asyncio.run(target(task))
-
-    return run_async
+def is_asynchronous(target: Any) -> bool:
+    """Whether calling it makes a coroutine."""
+    return any(map(inspect.iscoroutinefunction, _code_of(target)))

@@ -8,26 +8,25 @@ nothing that a message does can hurt it. Signals are blocked and taken one at a 
     for action in pool.plan(now): do it;  then wait until the next deadline or signal.
 """
 
-import contextlib
-import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from workqueued import signals
 from workqueued.child import Death, Lifeline, die_with_parent, reap, spawn
-from workqueued.config import Config, as_plain
-from workqueued.errors import ConfigError, TemporaryError
+from workqueued.config import Config, as_plain, doubt_of_ack_timeout
+from workqueued.deaths import Coroner
+from workqueued.errors import ConfigError
+from workqueued.evidence import Evidence
 from workqueued.logs import configure, identify, log
 from workqueued.pool import MONITOR, Pool
+from workqueued.rundir import claim, end_command, end_commands_left_behind
 from workqueued.scoreboard import Cell, Head, Kind, QueueCell, Row, Scoreboard, ScoreboardError, State
-from workqueued.slots import Action, Drain, Ending, HandBack, Kill, Release, Spawn
+from workqueued.slots import Action, Child, Drain, Ending, HandBack, Kill, Release, Spawn
 
-#: Files in the run directory.
-LOCK_FILE, PID_FILE = "lock", "pid"
 #: Waking up so much after a deadline means that we were stopped, seconds.
 _OVERSLEPT = 10.0
 
@@ -85,10 +84,13 @@ class Master:
             die_with_parent(os.getppid())
         identify("master")
         with claim(self._config.run_directory):
+            end_commands_left_behind(self._config.run_directory)
             self._board = Scoreboard.create(self._config.run_directory)
+            self._coroner = Coroner(Evidence(self._board))
             self._lifeline = Lifeline.create()
             self._lay_out_queue_rows(self._config)
             log.info("master.started", config=str(self._config.file), queues=len(self._config.queues))
+            self._warn_of_ack_timeout(self._config)
             try:
                 self._loop()
             except BaseException:
@@ -131,11 +133,29 @@ class Master:
     def _look(self) -> None:
         """Read the children's rows."""
         for child in list(self._pool.children()):
-            words = self._rows[child.pid].words
-            busy = words[Cell.STATE] == State.BUSY
+            row = self._rows[child.pid]
+            words = row.words
             self._pool.observed(
-                child.pid, ready=bool(words[Cell.PROVEN]), tick=words[Cell.TICK] / 1e9, busy=busy
+                child.pid,
+                ready=bool(words[Cell.PROVEN]),
+                tick=words[Cell.TICK] / 1e9,
+                busy=words[Cell.STATE] == State.BUSY,
+                deadline=words[Cell.DEADLINE] / 1e9,
             )
+            if words[Cell.UNUSABLE]:
+                self._pause(child.queue, row.note)
+
+    def _pause(self, queue: str, why: str | None) -> None:
+        if self._pool.pause(queue):
+            self._tell_paused(queue, why)
+
+    def _tell_paused(self, queue: str, why: str | None) -> None:
+        log.error(
+            "queue.paused",
+            queue=queue,
+            error=why,
+            hint="the message was handed back, and all wait in the queue; mend the command, then reload (HUP)",
+        )
 
     def _bury(self, deaths: Iterable[Death]) -> None:
         for death in deaths:
@@ -148,43 +168,39 @@ class Master:
         now = time.monotonic()
         child = self._pool.find(death.pid)
         words = row.words
+        end_command(row)
         # What was learned in the last moments counts: a canary may be ready and die before we looked.
         self._pool.observed(death.pid, ready=bool(words[Cell.PROVEN]), tick=words[Cell.TICK] / 1e9, busy=False)
-        settled = words[Cell.DONE] + words[Cell.DEAD]
+        settled = words[Cell.DONE] + words[Cell.RETRIED] + words[Cell.DEAD]
         code = None if words[Cell.TASK_STARTED] else death.code
-        ending = self._pool.exited(death.pid, code, settled, now)
+        message = (row.message_id or None) if words[Cell.TASK_STARTED] else None
+        ending = self._pool.exited(
+            death.pid, code, settled, now, recycled=bool(words[Cell.RECYCLED]), message=message
+        )
         if child is not None:
-            facts = {"slot": child.slot, "pid_died": death.pid, "lived_s": round(now - child.spawned_at, 1)}
-            self._tell_ending(ending, death, row, facts)
-            if ending is Ending.MISCONFIGURED and child.generation > 1:
-                log.error(
-                    "reload.failed",
-                    queue=child.queue,
-                    generation=child.generation,
-                    hint="the old workers go on; one that crashes will load the new code",
-                )
+            self._tell_ending(ending, death, row, child)
         row.clear()
         if self._pool.verdict is not None and self._pool.stopping_since is None:
             self._exit_code = self._pool.verdict
             log.error("master.giving_up", exit_code=self._exit_code, reason="no queue can be served, see above")
             self._pool.stop(now)
 
-    def _tell_ending(self, ending: Ending, death: Death, row: Row, facts: dict[str, object]) -> None:
-        if ending is Ending.STOPPED:
-            log.debug("child.reaped", **facts)
-            return
-        if ending is not Ending.DIED:
-            return  # the child has told why
-        if row.words[Cell.TASK_STARTED]:
-            facts["message_id"] = row.message_id or None
-            facts["running_s"] = round((time.monotonic_ns() - row.words[Cell.TASK_STARTED]) / 1e9, 1)
-        if death.signal is not None:
-            facts |= {"cause": "killed", "signal": signals.name_of(death.signal)}
-            if death.signal == signal.SIGKILL:
-                facts["likely"] = "kill -9, or out of memory"
-        else:
-            facts |= {"cause": "exited", "code": death.code}
-        log.error("worker.died" if facts["slot"] != MONITOR else "monitor.died", **facts)
+    def _tell_ending(self, ending: Ending, death: Death, row: Row, child: Child) -> None:
+        lived = round(time.monotonic() - child.spawned_at, 1)
+        if ending in (Ending.STOPPED, Ending.RECYCLED):
+            log.debug("child.reaped", slot=child.slot, pid_died=death.pid, lived_s=lived)
+        elif ending is Ending.DIED:
+            self._coroner.examine(death, row, child, self._config.queues.get(child.queue))
+            self._coroner.warn(child.queue, self._pool.crash_loop(child.queue, time.monotonic()))
+        elif ending is Ending.MISCONFIGURED and child.queue in self._pool.paused():
+            self._tell_paused(child.queue, row.note)
+        elif ending is Ending.MISCONFIGURED and child.generation > 1:
+            log.error(
+                "reload.failed",
+                queue=child.queue,
+                generation=child.generation,
+                hint="the old workers go on; one that crashes will load the new code",
+            )
 
     def _stop(self, number: signal.Signals, *, hand_back: bool) -> None:
         if self._pool.stopping_since is None:
@@ -204,11 +220,18 @@ class Master:
             log.error("reload.rejected", error=str(error), hint="the old configuration goes on")
             return
         old, self._config = self._config, config
+        self._warn_of_ack_timeout(config)
         configure(config.log.level, config.log.format)
         self._warn_of_removed(old, config)
         self._pool.reload(config)
         self._board[Head.GENERATION] = self._pool.generation
         log.info("reload.started", generation=self._pool.generation, changed=differences(old, config))
+
+    def _warn_of_ack_timeout(self, config: Config) -> None:
+        for queue, settings in config.queues.items():
+            doubt = doubt_of_ack_timeout(queue, settings)
+            if doubt is not None:
+                log.warning("time_limit.doubted", queue=queue, error=doubt[0], hint=doubt[1])
 
     def _warn_of_removed(self, old: Config, new: Config) -> None:
         for queue in sorted(set(old.queues) - set(new.queues)):
@@ -230,6 +253,7 @@ class Master:
             generation=self._pool.generation,
             children=sum(1 for _ in self._pool.children()),
             refused=self._pool.refused(now),
+            paused=self._pool.paused(),
             draining=self._pool.stopping_since is not None,
         )
         for child in self._pool.children():
@@ -239,7 +263,8 @@ class Master:
             if words[Cell.TASK_STARTED]:
                 facts["message_id"] = row.message_id
                 facts["busy_s"] = round(now - words[Cell.TASK_STARTED] / 1e9, 1)
-            facts |= {"done": words[Cell.DONE], "dead": words[Cell.DEAD], "uptime_s": round(now - child.spawned_at, 1)}
+            facts |= {"done": words[Cell.DONE], "retried": words[Cell.RETRIED], "dead": words[Cell.DEAD]}
+            facts |= {"uptime_s": round(now - child.spawned_at, 1)}
             log.info("child.reported", child_generation=child.generation, **facts)
 
     # --- doing ------------------------------------------------------------------------------------------------------
@@ -320,41 +345,3 @@ def check_unchangeable(old: Config, new: Config) -> None:
             f"{new.file}: run_directory: found {new.run_directory}, and the running master has {old.run_directory}; "
             "a reload cannot move it, restart instead"
         )
-
-
-@contextlib.contextmanager
-def claim(directory: Path) -> Iterator[None]:
-    """Hold the run directory for this master.
-
-    The lock is fcntl's, which a fork does not inherit: with flock a surviving child would hold it on.
-
-    Raises:
-        TemporaryError: another master holds it.
-        ConfigError: the directory cannot be made or written.
-    """
-    try:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = (directory / LOCK_FILE).open("a+b")
-    except OSError as error:
-        raise ConfigError(
-            f"run_directory: cannot use {directory}: {error.strerror}; make it writable for this user, "
-            "or name another in the configuration"
-        ) from error
-    with lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read(32).decode(errors="replace").strip() or "unknown"
-            raise TemporaryError(
-                f"another workqueued (pid {holder}) has the run directory {directory}; stop it, or give this one "
-                "another run_directory"
-            ) from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n".encode())
-        lock.flush()
-        (directory / PID_FILE).write_text(f"{os.getpid()}\n")
-        try:
-            yield
-        finally:
-            (directory / PID_FILE).unlink(missing_ok=True)

@@ -140,7 +140,7 @@ class _Asker(threading.Thread):
         self.sample = Sample()
         self._queues = list(post.config.queues)
         self._reader = DepthReader(post.config.broker, "workqueued monitor")
-        self._idle = post.config.broker.heartbeat / 3
+        self._idle = post.config.broker.rhythm / 3
         self._clock = clock
         self._question = threading.Event()
         self._answer = threading.Event()

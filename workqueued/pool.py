@@ -15,7 +15,20 @@ from dataclasses import dataclass, field
 
 from workqueued.backoff import Backoff
 from workqueued.config import Config
-from workqueued.slots import Action, Child, Drain, Ending, HandBack, Kill, QueueFate, Release, Slot, Spawn
+from workqueued.slots import (
+    MANY_DEATHS,
+    Action,
+    Child,
+    CrashLoop,
+    Drain,
+    Ending,
+    HandBack,
+    Kill,
+    QueueFate,
+    Release,
+    Slot,
+    Spawn,
+)
 
 #: The monitor's slot, and where a queue's name would stand: a queue cannot have the empty name.
 MONITOR = "monitor"
@@ -24,6 +37,8 @@ NO_QUEUE = ""
 _HEALTHY_AFTER = 5.0
 #: Ceilings of the delays before an unhealthy slot is filled again, seconds. The first death is replaced at once.
 _CRASH_FIRST, _CRASH_MOST = 0.5, 60.0
+#: Deaths longer ago than this are forgotten, seconds.
+_REMEMBERED = 60.0
 #: How long a queue that the broker refused is left alone, seconds.
 REFUSED_FOR = 60.0
 #: A child that shows no sign of life outside of a task for this long is killed, seconds; at least three times the time
@@ -66,6 +81,7 @@ class Pool:
         self._lay_out()
         for fate in self.fates.values():
             fate.refused_until = 0.0
+            fate.paused = False
         for slot in self.slots.values():
             slot.retry_at = 0.0
 
@@ -79,6 +95,8 @@ class Pool:
         """A Spawn was carried out."""
         slot = self.slots[slot_name]
         child = Child(pid, slot_name, slot.queue, self.generation, now, hold, tick=now)
+        if slot.queue != NO_QUEUE:
+            child.hard_limit = self.config.queues[slot.queue].hard_limit
         if slot.current is None:
             slot.current = child
         else:
@@ -89,13 +107,28 @@ class Pool:
         slot = self.slots[slot_name]
         slot.retry_at = now + max(1.0, slot.backoff.next_delay())
 
-    def observed(self, pid: int, *, ready: bool, tick: float, busy: bool) -> bool:
-        """What a child's scoreboard row says; returns whether it has just become ready."""
+    def pause(self, queue: str) -> bool:
+        """The queue's command cannot be run: nobody serves it until a reload; returns whether that is new."""
+        fate = self.fates[queue]
+        news, fate.paused = not fate.paused, True
+        return news
+
+    def observed(self, pid: int, *, ready: bool, tick: float, busy: bool, deadline: float = 0.0) -> bool:
+        """What a child's scoreboard row says; returns whether it has just become ready.
+
+        Args:
+            pid: whose.
+            ready: it can serve, or does.
+            tick: its last sign of life, monotonic seconds.
+            busy: a handler runs.
+            deadline: when that has run for too long, monotonic seconds; 0: never.
+        """
         child = self.find(pid)
         if child is None:
             return False
         child.tick = max(child.tick, tick)
         child.busy = busy
+        child.deadline = deadline if busy else 0.0
         if not ready or child.ready:
             return False
         child.ready = True
@@ -108,7 +141,16 @@ class Pool:
         for child in self.children():
             child.tick = now
 
-    def exited(self, pid: int, code: int | None, settled: int, now: float) -> Ending:
+    def exited(
+        self,
+        pid: int,
+        code: int | None,
+        settled: int,
+        now: float,
+        *,
+        recycled: bool = False,
+        message: str | None = None,
+    ) -> Ending:
         """A child was reaped.
 
         Args:
@@ -117,13 +159,15 @@ class Pool:
                 since what a handler passes to os._exit means nothing here.
             settled: how many deliveries it settled.
             now: monotonic seconds.
+            recycled: it said that it leaves to be replaced.
+            message: what it had in hand, if anything.
         """
         slot, child = self._slot_of(pid)
         if slot.current is child:
             slot.current, slot.successor = slot.successor, None
         else:
             slot.successor = None
-        ending = self._judge(child, code)
+        ending = Ending.RECYCLED if recycled and code == 0 else self._judge(child, code)
         fate = self.fates[child.queue]
         if ending is Ending.REFUSED:
             fate.refused_until = now + REFUSED_FOR
@@ -135,9 +179,14 @@ class Pool:
                 self.verdict = os.EX_CONFIG
             elif fate.proven < child.generation:
                 fate.failed = child.generation
+            elif self._runs_command(child.queue):
+                fate.paused = True  # it was there when its queue was first served
+        if ending is Ending.DIED:
+            slot.deaths.append(now)
+            fate.deaths.append((now, message))
         if ending in (Ending.DIED, Ending.MISCONFIGURED):
             self._back_off(slot, child, settled, now)
-        elif ending is Ending.STOPPED:
+        elif ending in (Ending.STOPPED, Ending.RECYCLED):
             slot.backoff.reset()
             slot.unhealthy = 0
         self._forget_empty()
@@ -148,12 +197,26 @@ class Pool:
             return Ending.REFUSED
         if code == os.EX_CONFIG:
             return Ending.MISCONFIGURED
-        if child.drain_at is not None and (code == 0 or child.killed):
+        if child.drain_at is not None and (code == 0 or child.killed) and not child.over_limit:
             return Ending.STOPPED
         return Ending.DIED
 
+    def _runs_command(self, queue: str) -> bool:
+        known = self.config.queues.get(queue)
+        return known is not None and known.command is not None
+
+    def crash_loop(self, queue: str, now: float) -> CrashLoop | None:
+        """Whether the workers of a queue die again and again."""
+        recent = [(at, message) for at, message in self.fates[queue].deaths if now - at < _REMEMBERED]
+        if len(recent) < MANY_DEATHS:
+            return None
+        messages = {message for _, message in recent if message}
+        return CrashLoop(len(recent), round(now - recent[0][0], 1), len(messages))
+
     def _back_off(self, slot: Slot, child: Child, settled: int, now: float) -> None:
-        if settled or now - child.spawned_at >= _HEALTHY_AFTER:
+        # One that settles a message and dies of the next, again and again, is no healthy one either.
+        often = len(slot.deaths) == MANY_DEATHS and now - slot.deaths[0] < _REMEMBERED
+        if now - child.spawned_at >= _HEALTHY_AFTER or (settled and not often):
             slot.backoff.reset()
             slot.unhealthy = 0
             slot.retry_at = now
@@ -176,7 +239,7 @@ class Pool:
         return actions
 
     def _plan_slot(self, slot: Slot, now: float) -> list[Action]:
-        if slot.name not in self._wanted:
+        if slot.name not in self._wanted or self.fates[slot.queue].paused:
             return [self._drain(child, now) for child in slot.children() if child.drain_at is None]
         current, successor = slot.current, slot.successor
         if current is None:
@@ -199,7 +262,7 @@ class Pool:
 
     def _may_spawn(self, slot: Slot, now: float) -> bool:
         fate = self.fates[slot.queue]
-        if now < max(slot.retry_at, fate.refused_until):
+        if fate.paused or now < max(slot.retry_at, fate.refused_until):
             return False
         warming = slot.queue in self._planned or any(
             not child.ready for s in self.slots.values() if s.queue == slot.queue for child in s.children()
@@ -227,6 +290,9 @@ class Pool:
         """Kill a child that does not end, or shows no sign of life."""
         if child.killed:
             return []
+        if child.deadline and now >= child.deadline:
+            child.killed = child.over_limit = True
+            return [Kill(child.pid, "hard time limit")]
         if child.drain_at is not None and child.hand_back_at is None and now >= child.told_at + _TELL_AGAIN:
             return [self._drain(child, now)]
         if child.hand_back_at is not None and now >= child.hand_back_at + self.config.drain_margin:
@@ -244,7 +310,7 @@ class Pool:
             return child.tick + _STALE_STARTING
         broker = self.config.broker
         # A silent broker holds it up for so long, and no connect ticks.
-        silent = 4 * (broker.heartbeat + 5) + len(broker.url) * broker.connect_timeout
+        silent = 4 * (broker.rhythm + 5) + len(broker.url) * broker.connect_timeout
         return child.tick + max(_STALE_AFTER, silent)
 
     def _drain(self, child: Child, now: float) -> Drain:
@@ -259,7 +325,8 @@ class Pool:
         """
         deadlines: list[float] = []
         for slot in self.slots.values():
-            if slot.current is None and slot.name in self._wanted and self.stopping_since is None:
+            waiting = slot.current is None and not self.fates[slot.queue].paused
+            if waiting and slot.name in self._wanted and self.stopping_since is None:
                 deadlines.append(max(slot.retry_at, self.fates[slot.queue].refused_until))
         for child in self.children():
             if child.hand_back_at is not None:
@@ -268,6 +335,9 @@ class Pool:
                 deadlines.append(self.stopping_since + self.config.drain_timeout)
             if not child.killed:
                 deadlines.append(now + _STALE_AFTER / 4)
+                # A task that begins after this look cannot be over its limit before the next one.
+                if child.deadline or child.hard_limit:
+                    deadlines.append(child.deadline or now + (child.hard_limit or 0.0))
         future = [deadline for deadline in deadlines if deadline > now]
         return min(future, default=None)
 
@@ -286,6 +356,10 @@ class Pool:
     def find(self, pid: int) -> Child | None:
         """The child with this pid."""
         return next((child for child in self.children() if child.pid == pid), None)
+
+    def paused(self) -> list[str]:
+        """The queues whose command cannot be run."""
+        return [queue for queue, fate in self.fates.items() if fate.paused]
 
     def refused(self, now: float) -> list[str]:
         """The queues that the broker refuses at present."""

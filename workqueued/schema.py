@@ -127,19 +127,20 @@ def read_section(section: type[Any]) -> Reader:
             if name not in fields:
                 walk.report(key_node, where, "unknown key" + _suggest(name, list(fields)))
                 continue
+            if fields[name].default is None and value_node.tag.endswith(":null"):
+                continue  # as if it were not there
             values[name] = read_value(walk, value_node, where, fields[name].metadata["read"])
         for name, field in fields.items():
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             if required and name not in values and isinstance(node, yaml.MappingNode):
                 where = f"{path}.{name}" if path else name
                 walk.report(node, where, f"missing; {field.metadata['doc']}")
-        if len(walk.mistakes) > before:
-            return None
-        value = section(**values)
         # What one key means may depend on another: the section itself knows.
-        for name, text in getattr(value, "contradictions", list)():
-            walk.report(node, f"{path}.{name}" if path else name, text)
-        return value
+        contradictions = getattr(section, "contradictions", None)
+        if contradictions is not None and isinstance(node, yaml.MappingNode):
+            for name, text in contradictions(values):
+                walk.report(node, f"{path}.{name}" if path else name, text)
+        return section(**values) if len(walk.mistakes) == before else None
 
     return read
 

@@ -22,17 +22,18 @@ from workqueued.errors import WorkqueuedError
 #: File name inside the run directory.
 FILE_NAME = "scoreboard"
 #: "WQBOARD" and the version of the layout.
-_MAGIC = int.from_bytes(b"WQBOARD\x01", "big")
+_MAGIC = int.from_bytes(b"WQBOARD\x02", "big")
 _WORD = 8
-_ROW_WORDS = 96
+_ROW_WORDS = 128
 _ROW_BYTES = _ROW_WORDS * _WORD
-#: Rows: two for each of at most 1000 workers (a rolling reload), one per queue, two for the monitor.
-CAPACITY = 3072
+#: Rows: two for each of at most 1000 workers (a rolling reload), one per queue, two for the monitor, some for evidence.
+CAPACITY = 3328
 #: A text area: sequence count, checksum and length in one word, then the bytes.
 _TEXT_WORDS = 34
 _TEXT_BYTES = (_TEXT_WORDS - 2) * _WORD
-_NAME_AT = 16
+_NAME_AT = 24
 _MESSAGE_AT = _NAME_AT + _TEXT_WORDS
+_NOTE_AT = _MESSAGE_AT + _TEXT_WORDS
 
 
 class Head(enum.IntEnum):
@@ -53,6 +54,8 @@ class Kind(enum.IntEnum):
     WORKER = 1
     MONITOR = 2
     QUEUE = 3
+    #: A message that took workers down with it (see `evidence`).
+    CRASH = 4
 
 
 class State(enum.IntEnum):
@@ -90,6 +93,17 @@ class Cell(enum.IntEnum):
     DELIVERED = 11
     #: 1 once the child has been ready; it stays 1.
     PROVEN = 12
+    RETRIED = 13
+    #: When the master is to kill the worker over its task; 0: never.
+    DEADLINE = 14
+    #: The process group of the command that runs; 1: one is being started.
+    COMMAND = 15
+    #: 1: it leaves by itself, between two messages, to be replaced.
+    RECYCLED = 16
+    #: 1: the command cannot be run; the note says why.
+    UNUSABLE = 17
+    #: The crashes that the message in hand was known to have caused when it was taken.
+    CRASHES = 18
 
 
 class QueueCell(enum.IntEnum):
@@ -102,6 +116,14 @@ class QueueCell(enum.IntEnum):
     SAMPLED = 4
 
 
+class CrashCell(enum.IntEnum):
+    """Words of a crash row, whose name is the message's key and whose note is the last cause. AT is monotonic ns."""
+
+    KIND = 0
+    COUNT = 1
+    AT = 2
+
+
 class ScoreboardError(WorkqueuedError):
     """The scoreboard cannot be made or read."""
 
@@ -109,7 +131,7 @@ class ScoreboardError(WorkqueuedError):
 
 
 class Row:
-    """One row: words by index, and two texts. Only one process may write to it."""
+    """One row: words by index, and three texts. Only one process may write to it."""
 
     __slots__ = ("_text", "index", "words")
 
@@ -145,12 +167,21 @@ class Row:
 
     @property
     def message_id(self) -> str | None:
-        """The id of the message in hand; empty without one, None when it cannot be read."""
+        """The identity of the message in hand; empty without one, None when it cannot be read."""
         return self._read_text(_MESSAGE_AT)
 
     @message_id.setter
     def message_id(self, value: str) -> None:
         self._write_text(_MESSAGE_AT, value)
+
+    @property
+    def note(self) -> str | None:
+        """What there is to say about it; None when it cannot be read."""
+        return self._read_text(_NOTE_AT)
+
+    @note.setter
+    def note(self, value: str) -> None:
+        self._write_text(_NOTE_AT, value)
 
     def _write_text(self, at: int, value: str) -> None:
         data = value.encode("utf-8", "replace")[:_TEXT_BYTES]
@@ -200,7 +231,7 @@ class Scoreboard:
         try:
             descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
             try:
-                # Allocated now (2.3 MB): on a disk that is full later, a store into a hole would be SIGBUS.
+                # Allocated now (3.4 MB): on a disk that is full later, a store into a hole would be SIGBUS.
                 os.posix_fallocate(descriptor, 0, size)
                 memory = mmap.mmap(descriptor, size)
             finally:

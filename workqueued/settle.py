@@ -2,9 +2,14 @@
 
 Runs in: worker.
 
-    DONE → ack        DEAD → copy to the dead queue, confirmed → ack        connection gone → nothing, `delivery.lost`
+    DONE → ack
+    RETRIED → copy to the delay levels, confirmed → ack
+    DEAD → copy to the dead queue, confirmed → ack
+    COUNTED → copy to its own queue, confirmed → ack
+    connection gone → nothing, `delivery.lost`
 
-If the process dies before the ack, the broker gives the message out again: it is handled or buried twice, never lost.
+If the process dies before the ack, the broker gives the message out again: it is handled, retried or buried twice, and
+never lost.
 """
 
 import socket
@@ -16,27 +21,36 @@ from typing import Any
 
 from workqueued.amqp.consumer import Consumer
 from workqueued.amqp.copies import Copies
-from workqueued.delivery import Delivery
+from workqueued.delivery import CRASHES, Delivery
 from workqueued.errors import ConnectionLostError, WorkqueuedError
 from workqueued.keeper import Keeper
 from workqueued.logs import Reminder, log
-from workqueued.outcome import Outcome, Verdict, dead_letter
+from workqueued.outcome import Outcome, Verdict, copy_of, redacted
 from workqueued.scoreboard import Cell, Row
 
 #: The tail of a traceback that is logged, characters.
 _TRACEBACK_TAIL = 2000
-_CELLS = {Outcome.DONE: Cell.DONE, Outcome.DEAD: Cell.DEAD, Outcome.LOST: Cell.LOST}
+_CELLS = {
+    Outcome.DONE: Cell.DONE,
+    Outcome.RETRIED: Cell.RETRIED,
+    Outcome.DEAD: Cell.DEAD,
+    Outcome.HANDED_BACK: Cell.HANDED_BACK,
+    Outcome.LOST: Cell.LOST,
+}
+#: Outcomes that need a copy in a queue before the ack.
+_COPIED = (Outcome.RETRIED, Outcome.DEAD, Outcome.COUNTED)
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A delivery whose handler has ended: what it raised, how long it waited (ms) and ran (ns)."""
+    """A delivery whose handler has ended: what it raised, how long it waited (ms) and ran (ns), and which it was."""
 
     delivery: Delivery
     verdict: Verdict
     raised: BaseException | None
     waited: int | None
     duration: int
+    handler: str
 
 
 class Settler:
@@ -75,9 +89,12 @@ class Settler:
                 raise ConnectionLostError(str(self._keeper.loss)) from self._keeper.loss
             if last:
                 consumer.stop()  # before the ack, upon which the broker would send the next message
-            if ended.verdict.outcome is Outcome.DEAD:
-                self._bury(ended)
-            consumer.ack(ended.delivery)
+            if ended.verdict.outcome is Outcome.HANDED_BACK:
+                consumer.hand_back(ended.delivery)
+            else:
+                if ended.verdict.outcome in _COPIED:
+                    self._copy(ended)
+                consumer.ack(ended.delivery)
         except ConnectionLostError:
             self._note(ended, Outcome.LOST)
             raise
@@ -91,28 +108,29 @@ class Settler:
         """Close the connection for copies."""
         self._copies.close()
 
-    def _bury(self, ended: Ended) -> None:
-        letter = dead_letter(ended.delivery, ended.verdict, host=self._host, now=time.time())
+    def _copy(self, ended: Ended) -> None:
+        copy = copy_of(ended.delivery, ended.verdict, host=self._host, handler=ended.handler, now=time.time())
 
         def complain(error: WorkqueuedError) -> None:
             if self._trouble.due(str(error)):
-                log.error("copy.delayed", error=str(error), message_id=letter.properties.message_id)
+                log.error("copy.delayed", error=str(error), message_id=copy.properties.message_id)
 
         self._keeper.lend()
         try:
             sent = self._copies.send(
-                letter, give_up=lambda: self._keeper.loss is not None, pause=self._pause, complain=complain
+                copy, give_up=lambda: self._keeper.loss is not None, pause=self._pause, complain=complain
             )
         finally:
             self._keeper.take_back()
         if not sent:
-            raise ConnectionLostError("the connection was lost before the dead letter was confirmed")
+            raise ConnectionLostError("the connection was lost before the copy was confirmed")
         self._trouble.end()
 
     def _note(self, ended: Ended, outcome: Outcome) -> None:
         """One line per delivery, and the counts."""
         delivery, verdict = ended.delivery, ended.verdict
-        self._row.add(_CELLS[outcome])
+        if outcome in _CELLS:
+            self._row.add(_CELLS[outcome])
         facts: dict[str, Any] = {
             "outcome": outcome.value,
             "attempt": delivery.attempt,
@@ -127,8 +145,12 @@ class Settler:
         elif outcome is Outcome.LOST:
             self._log.warning("delivery.lost", verdict=verdict.outcome.value, error=verdict.error, **facts)
         else:
-            facts |= {"reason": verdict.reason, "error": verdict.error, "traceback": _traceback(ended.raised)}
-            self._log.warning("delivery.settled", **facts)
+            facts |= {"reason": verdict.reason, "error": verdict.error}
+            if outcome is Outcome.RETRIED:
+                facts["delay_s"] = verdict.delay
+            if delivery.crashes or CRASHES in verdict.headers:
+                facts["crashes"] = verdict.headers.get(CRASHES, delivery.crashes)
+            self._log.warning("delivery.settled", traceback=_traceback(ended.raised), **facts)
 
 
 def _traceback(error: BaseException | None) -> str | None:
@@ -139,4 +161,4 @@ def _traceback(error: BaseException | None) -> str | None:
         text = "".join(traceback.format_exception(error, limit=-20))
     except Exception:  # noqa: BLE001 - an exception whose __str__ raises
         return None
-    return text[-_TRACEBACK_TAIL:]
+    return redacted(text[-_TRACEBACK_TAIL:])

@@ -35,7 +35,7 @@ CHILD = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGINT, signal.S
 
 #: signal.getsignal without the enum around its answer, which costs more than the question; asked after each task.
 #: (signal.py wraps CPython's own module _signal, which has had this function under this name since 3.5.)
-_current_handler: Callable[[int], object] = importlib.import_module("_signal").getsignal
+current_handler: Callable[[int], object] = importlib.import_module("_signal").getsignal
 
 
 def block() -> None:
@@ -81,7 +81,7 @@ class Inbox:
         wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         intact = wakeup == self._writer.fileno()
         for number in CHILD:
-            if _current_handler(number) is not _leave_it_to_the_inbox:
+            if current_handler(number) is not _leave_it_to_the_inbox:
                 signal.signal(number, _leave_it_to_the_inbox)
                 intact = False
         if signal.pthread_sigmask(signal.SIG_SETMASK, ()):

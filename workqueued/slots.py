@@ -4,10 +4,14 @@ Runs in: master. Values only; what is done when is the pool's business.
 """
 
 import enum
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from workqueued.backoff import Backoff
+
+#: So many deaths within a minute are a crash loop.
+MANY_DEATHS = 5
 
 
 class Ending(enum.Enum):
@@ -21,6 +25,8 @@ class Ending(enum.Enum):
     REFUSED = "refused"
     #: Its handler cannot be used.
     MISCONFIGURED = "misconfigured"
+    #: It made room for a fresh one, between two messages.
+    RECYCLED = "recycled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,11 @@ class Child:
     told_at: float = 0.0
     hand_back_at: float | None = None
     killed: bool = False
+    #: How long one task may take before the master kills the worker, seconds; None: as long as it likes.
+    hard_limit: float | None = None
+    #: When the task in hand is to be ended so; 0: there is none, or it has no limit.
+    deadline: float = 0.0
+    over_limit: bool = False
 
 
 @dataclass(slots=True)
@@ -93,6 +104,8 @@ class Slot:
     successor: Child | None = None
     retry_at: float = 0.0
     unhealthy: int = 0
+    #: When its last children died.
+    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=MANY_DEATHS))
 
     def children(self) -> Iterator[Child]:
         """The living."""
@@ -113,3 +126,25 @@ class QueueFate:
     refused_until: float = 0.0
     #: A child of it came as far as the broker, so its handler could be imported once.
     imported: bool = False
+    #: Its command cannot be run: nobody serves it until a reload.
+    paused: bool = False
+    #: When its last workers died, and the identity of the message each had in hand, if any.
+    deaths: deque[tuple[float, str | None]] = field(default_factory=lambda: deque(maxlen=50))
+
+
+@dataclass(frozen=True, slots=True)
+class CrashLoop:
+    """Many deaths in a queue: how many within how many seconds, and over how many different messages."""
+
+    deaths: int
+    seconds: float
+    messages: int
+
+    @property
+    def likely(self) -> str:
+        """What that means."""
+        if self.messages == 0:
+            return "they die without a message in hand: at their start, or in a thread of the handler's"
+        if self.messages == 1:
+            return "poison: it is one message"
+        return f"the code is broken: {self.messages} different messages"

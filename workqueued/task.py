@@ -1,10 +1,12 @@
 """Task: what a handler sees of a message."""
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from workqueued.delivery import Delivery
+from workqueued.errors import Undecodable
 
 
 class Task:
@@ -15,10 +17,12 @@ class Task:
         queue: the queue it came from.
     """
 
-    __slots__ = ("_delivery", "_log", "body", "queue")
+    __slots__ = ("_delivery", "_limit", "_log", "_started", "body", "queue")
 
-    def __init__(self, delivery: Delivery, log: Any) -> None:
+    def __init__(self, delivery: Delivery, log: Any, limit: float | None = None) -> None:
         self._delivery = delivery
+        self._limit = limit
+        self._started = time.time()
         self.body = delivery.body
         self.queue = delivery.queue
         self._log = log
@@ -33,12 +37,26 @@ class Task:
 
     @property
     def text(self) -> str:
-        """The body as UTF-8 text; UnicodeDecodeError when it is none."""
-        return self.body.decode()
+        """The body as UTF-8 text.
+
+        Raises:
+            Undecodable: it is none. Not caught, it sends the message to the dead queue.
+        """
+        try:
+            return self.body.decode()
+        except UnicodeDecodeError as error:
+            raise Undecodable(f"the body is no UTF-8 text: {error}") from error
 
     def json(self) -> Any:
-        """The body parsed as JSON; ValueError when it is none."""
-        return json.loads(self.body)
+        """The body parsed as JSON.
+
+        Raises:
+            Undecodable: it is none; a ValueError, too. Not caught, it sends the message to the dead queue.
+        """
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise Undecodable(f"the body is no JSON: {error}") from error
 
     @property
     def headers(self) -> Mapping[str, Any]:
@@ -69,6 +87,11 @@ class Task:
     def attempt(self) -> int:
         """Which try this is, 1 for the first, counted by our own copies; for the broker's see `redelivered`."""
         return self._delivery.attempt
+
+    @property
+    def deadline(self) -> float | None:
+        """When the time limit will be over, seconds since the epoch; None without a limit."""
+        return None if self._limit is None else self._started + self._limit
 
     @property
     def redelivered(self) -> bool:

@@ -8,7 +8,6 @@ The main thread owns both the connection and the handler, in turn; while a handl
 keeper thread. If the process dies on any line between take and settle, the broker gives the message to another worker.
 """
 
-import inspect
 import os
 import signal
 import sys
@@ -19,14 +18,16 @@ from dataclasses import dataclass
 from workqueued.amqp.consumer import Consumer, ConsumerCancelledError
 from workqueued.amqp.copies import Copies
 from workqueued.backoff import Backoff
+from workqueued.callee import Callee
 from workqueued.config import Config, Queue
 from workqueued.delivery import Delivery
 from workqueued.errors import ConfigError, ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
-from workqueued.handlers import Handler, resolve_all
+from workqueued.evidence import Evidence
 from workqueued.keeper import Keeper
 from workqueued.logs import LineLogger, Reminder, identify, log
-from workqueued.outcome import Outcome, decide, judge_unhandled
-from workqueued.scoreboard import Cell, Row, State
+from workqueued.outcome import Outcome, Result, Verdict, decide, judge_unhandled
+from workqueued.recycle import Recycler
+from workqueued.scoreboard import Cell, Row, Scoreboard, State
 from workqueued.settle import Ended, Settler
 from workqueued.signals import Inbox, forget_in_forks, send
 from workqueued.task import Task
@@ -35,6 +36,9 @@ from workqueued.task import Task
 _RECONNECT_FIRST, _RECONNECT_MOST = 0.1, 3.0
 #: A session of this many seconds was a good one: the next reconnect starts with the first delay.
 _GOOD_SESSION = 5.0
+#: How long the master has to drain the queue of a command that cannot be run, seconds, and how long the other workers
+#: have to stop taking messages before we give ours back: or it would go round among them, and be counted each time.
+_PAUSE_WITHIN, _LET_OTHERS_GO = 5.0, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Place:
 
     Attributes:
         hold: wait for the master's word (SIGUSR1) before taking messages.
+        board: where the evidence of crashes lies.
     """
 
     config: Config
@@ -52,6 +57,7 @@ class Place:
     row: Row
     lifeline: int
     hold: bool
+    board: Scoreboard
 
 
 def run(place: Place) -> int:
@@ -71,6 +77,7 @@ def run(place: Place) -> int:
         log.error("queue.refused", error=str(error))
         return error.exit_code
     except ConfigError as error:
+        place.row.note = str(error)
         log.error("handler.rejected", error=str(error))
         return error.exit_code
 
@@ -87,7 +94,13 @@ class Worker:
         self._master = os.getppid()
         # A concrete logger: the lazy one is made anew at every call, which is a noticeable part of a short task.
         self._log = log.bind()
-        self._handler: Handler = _no_handler
+        self._limit = self._queue.time_limit
+        self._hard_limit = int((self._queue.hard_limit or 0) * 1e9)
+        self._evidence = Evidence(place.board)
+        self._recycler = Recycler(self._queue.recycle)
+        self._recycled: str | None = None
+        self._settled = 0
+        self._callee: Callee
         self._consumer: Consumer | None = None
         self._delivery: Delivery | None = None
         self._consuming_since = 0.0
@@ -95,14 +108,14 @@ class Worker:
         self._keeper = Keeper(
             inbox,
             place.lifeline,
-            place.config.broker.heartbeat,
+            place.config.broker.rhythm,
             service=self._service,
             wake=self._wake,
             abandon=self._abandon,
             farewell=self._say_farewell,
         )
         self._orders = self._keeper.orders
-        copies = Copies(place.config.broker, f"workqueued {place.slot} dead letters")
+        copies = Copies(place.config.broker, f"workqueued {place.slot} copies")
         self._settler = Settler(self._row, self._keeper, copies, self._pause)
         if not place.hold:
             self._orders.consume.set()
@@ -113,19 +126,25 @@ class Worker:
         """Import the handler, then serve session after session; see `run` of the module."""
         self._enter(State.STARTING)
         self._keeper.start()
-        self._handler = resolve_all(self._queue.handlers, self._place.config.pythonpath)["default"]
-        self._inbox.install()  # again: a module may have taken a signal for itself (faulthandler.register(SIGUSR1))
+        self._prepare()
         backoff = Backoff(_RECONNECT_FIRST, _RECONNECT_MOST)
-        while not self._draining():
+        while not self._leaving():
             self._session()
             if self._consuming_since and time.monotonic() - self._consuming_since > _GOOD_SESSION:
                 backoff.reset()
             self._consuming_since = 0.0
-            if not self._draining():
+            if not self._leaving():
                 self._pause(backoff.next_delay())
         self._settler.close()
+        self._callee.close()
         self._say_farewell()
         return os.EX_TEMPFAIL if self._orders.orphaned else os.EX_OK
+
+    def _prepare(self) -> None:
+        """Import the handler; raises ConfigError when it cannot be used."""
+        place = self._place
+        self._callee = Callee(place.queue_name, self._queue, place.config.pythonpath, self._row, self._log)
+        self._inbox.install()  # again: a module may have taken a signal for itself (faulthandler.register(SIGUSR1))
 
     def _session(self) -> None:
         """One connection, from opening to closing.
@@ -175,7 +194,7 @@ class Worker:
         self._tell_master()
         outage = self._broker_trouble.end()
         log.info("worker.consuming", **({} if outage is None else {"outage_s": outage}))
-        while not self._draining():
+        while not self._leaving():
             delivery = consumer.next()
             self._tick()
             if delivery is None:
@@ -190,17 +209,28 @@ class Worker:
     # --- one message ------------------------------------------------------------------------------------------------
 
     def _work(self, consumer: Consumer, delivery: Delivery) -> None:
-        waited = delivery.waited_ms(time.time())
+        now = time.time()
+        waited = delivery.waited_ms(now)
         started = self._take(delivery)
-        raised: BaseException | None = None
-        verdict = judge_unhandled(delivery, self._queue.redeliveries)
+        proof = None
+        if delivery.redelivered:
+            proof = self._evidence.look(self._place.queue_name, delivery.identity, delivery.crashes)
+        result: Result = None
+        verdict = judge_unhandled(delivery, self._queue, proof, now)
         if verdict is None:
-            raised = self._handle(delivery)
-            verdict = decide(raised)
-        ended = Ended(delivery, verdict, raised, waited, time.monotonic_ns() - started)
+            self._begin(started)
+            result = self._handle(delivery)
+            verdict = decide(result, delivery.attempt, self._queue.retry, timed_out=self._callee.timed_out)
+        duration = time.monotonic_ns() - started
+        self._settled += 1
+        self._recycled = self._recycler.due(self._settled)
         self._enter(State.SETTLING)
+        raised = result if isinstance(result, BaseException) else None
+        ended = Ended(delivery, verdict, raised, waited, duration, self._callee.name(delivery))
         try:
-            self._settler.settle(consumer, ended, last=self._draining())
+            if verdict.outcome is Outcome.HANDED_BACK:
+                self._have_the_queue_paused(verdict)
+            self._settler.settle(consumer, ended, last=self._leaving())
         finally:
             self._delivery = None
             self._row.words[Cell.TASK_STARTED] = 0
@@ -211,31 +241,49 @@ class Worker:
         row = self._row
         started = time.monotonic_ns()
         self._delivery = delivery
-        row.message_id = delivery.properties.message_id or ""
+        row.message_id = delivery.identity
+        row.words[Cell.CRASHES] = delivery.crashes
         row.words[Cell.TASK_STARTED] = started
         row.words[Cell.DELIVERED] += 1
-        row.words[Cell.STATE] = State.BUSY
         return started
 
-    def _handle(self, delivery: Delivery) -> BaseException | None:
-        """Run the handler on the lent connection; returns what it raised."""
-        task = Task(delivery, self._log)
+    def _begin(self, started: int) -> None:
+        """From here on, the end of this process is taken for the message's fault."""
+        if self._hard_limit:
+            self._row.words[Cell.DEADLINE] = started + self._hard_limit
+        self._row.words[Cell.STATE] = State.BUSY
+
+    def _handle(self, delivery: Delivery) -> Result:
+        """Run the handler on the lent connection; returns what it ended with."""
+        task = Task(delivery, self._log, self._limit)
         self._keeper.lend()
-        raised: BaseException | None = None
+        result: Result = None
         try:
-            result = self._handler(task)
-            if inspect.iscoroutine(result) or inspect.isgenerator(result):
-                result.close()
-                raised = TypeError(f"the handler returned a {type(result).__name__}, and nobody runs it")
+            result = self._callee.call(task)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it ends the attempt and not the worker
             # Without our own frame, which holds the error: a cycle that would keep the body until the next collection.
-            raised = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+            result = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
         if os.getpid() != self._pid:
             os._exit(os.EX_OK)  # the handler forked and came back in the child, which must not touch the connection
         self._keeper.take_back()
-        if self._inbox.restore():
+        if self._inbox.restore() | self._callee.restore():
             log.warning("handler.meddled", error="the handler changed our signal handlers; they were put back")
-        return raised
+        return result
+
+    def _have_the_queue_paused(self, verdict: Verdict) -> None:
+        """The command cannot be run: tell the master, which drains all workers of the queue, and wait for that."""
+        self._row.note = verdict.error or ""
+        self._row.words[Cell.UNUSABLE] = 1
+        self._tell_master()
+        self._keeper.lend()
+        try:
+            deadline = time.monotonic() + _PAUSE_WITHIN
+            while not self._draining() and time.monotonic() < deadline:
+                self._pause(deadline - time.monotonic())
+            time.sleep(_LET_OTHERS_GO)
+        finally:
+            self._keeper.take_back()
+        self._orders.drain = True
 
     # --- called by the keeper thread --------------------------------------------------------------------------------
 
@@ -252,6 +300,8 @@ class Worker:
     def _abandon(self) -> None:
         """Give the message back; the process ends right after, which closes the connection."""
         consumer, delivery = self._consumer, self._delivery
+        if delivery is not None:
+            self._callee.kill()
         if consumer is None:
             return
         if delivery is not None:
@@ -272,8 +322,15 @@ class Worker:
     def _draining(self) -> bool:
         return self._orders.drain
 
+    def _leaving(self) -> bool:
+        return self._orders.drain or self._recycled is not None
+
     def _say_farewell(self) -> None:
-        log.info("worker.stopped", reason="orphaned" if self._orders.orphaned else "drained")
+        if self._recycled is not None and not self._draining():
+            self._row.words[Cell.RECYCLED] = 1
+            log.info("worker.stopped", reason="recycled", after=self._recycled)
+        else:
+            log.info("worker.stopped", reason="orphaned" if self._orders.orphaned else "drained")
 
     # --- small things -----------------------------------------------------------------------------------------------
 
@@ -307,7 +364,3 @@ class Worker:
             event = "broker.refused" if isinstance(error, RefusedError) else "broker.unreachable"
             say: Callable[..., None] = log.error if isinstance(error, RefusedError) else log.warning
             say(event, error=str(error))
-
-
-def _no_handler(_task: Task) -> None:
-    raise RuntimeError("no handler yet")

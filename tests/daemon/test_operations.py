@@ -17,7 +17,7 @@ Daemons = Callable[..., Daemon]
 
 def queue(handler: str = "ledgers:work", workers: int = 2, **settings: Any) -> dict[str, Any]:
     """A task_queue."""
-    return {"task_queue": {"handler": handler, "workers": workers, **settings}}
+    return {"task_queue": {"handler": handler, "workers": workers, "retry": {"attempts": 1}, **settings}}
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------
@@ -567,20 +567,6 @@ def test_no_way_of_dying_in_a_task_is_taken_for_a_word_to_the_master(
         running.await_event("worker.died", message_id="deadly", **facts)
         running.consuming(2)
         assert running.stop() == 0
-
-
-def test_a_message_that_is_given_out_too_often_is_in_the_dead_queue(daemon: Daemons, vhost: Vhost) -> None:
-    """It kills its worker, `redeliveries` times; then it is buried unhandled, and the next one is served."""
-    with daemon(queue("ledgers:misbehave", workers=1, redeliveries=2)) as running:
-        running.consuming(1)
-        vhost.publish("task_queue", "segfault", "fine", message_id="x")
-        settled = running.await_event("delivery.settled", outcome="dead")
-        assert settled["reason"] == "redelivered"
-        assert len(running.events("worker.died", signal="SIGSEGV")) == 2
-        running.await_event("delivery.settled", outcome="done")
-        properties, body = vhost.get("task_queue.dead")
-        assert body == b"segfault"
-        assert properties.headers["x-wq-reason"] == "redelivered"
 
 
 def test_a_stopped_and_continued_daemon_goes_on(daemon: Daemons, vhost: Vhost) -> None:

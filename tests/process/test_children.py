@@ -19,7 +19,7 @@ from harness import alive, eventually
 from workqueued.backoff import Backoff
 from workqueued.errors import ConfigError, TemporaryError
 from workqueued.keeper import Keeper
-from workqueued.master import PID_FILE, claim
+from workqueued.rundir import PID_FILE, claim
 from workqueued.signals import Inbox
 
 RunPython = Callable[..., "subprocess.Popen[str]"]

@@ -11,7 +11,19 @@ import pytest
 import yaml
 
 from workqueued import schema
-from workqueued.config import Broker, Config, Log, Monitor, Queue, as_plain, find_config, read_config
+from workqueued.config import (
+    Broker,
+    Config,
+    Limits,
+    Log,
+    Monitor,
+    Queue,
+    Recycling,
+    RetryPolicy,
+    as_plain,
+    find_config,
+    read_config,
+)
 from workqueued.errors import ConfigError
 from workqueued.urls import BrokerUrl
 
@@ -140,8 +152,16 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
 
 NUMBER = "expected a whole number from 1 to 1000 (to stop a queue's workers say paused: true)"
 HANDLER = "module:callable, such as myapp.tasks:resize"
-EXAMPLE = "expected module:callable, such as handler: myapp.tasks:resize"
+EXAMPLE = "expected module:callable, such as handler: myapp.tasks:resize (or a command)"
+ONE_OR_MORE = "module:callable, or a mapping from the AMQP type of a message to one"
+ARGV = "a list such as [/usr/local/bin/resize, --quiet]; no shell runs it"
 IN_QUEUE = "4: queues.task_queue."
+CPU = "is for commands only: processor time adds up over a worker's life; see time_limit"
+LIMIT = "expected a duration from 100ms to 365d, such as 500ms, 10s, 5m or 2h; or none"
+SIZE = "a size from 16M to 1T, such as 512K, 100M or 2G"
+VARIABLE = "environment variable: letters, digits and _"
+TEXT = "expected text (a number or a truth value in quotes)"
+IN_SECTION = "3: queues.task_queue."
 LEVELS = "debug or info or warning or error"
 SPEC = "the module and the callable in it are joined by a colon"
 
@@ -180,7 +200,7 @@ SPEC = "the module and the callable in it are joined by a colon"
         # handler
         ("queues:\n  a:\n    workers: 4\n", f"3: queues.a.handler: missing; {EXAMPLE}"),
         ("queues:\n  a: {}\n", f"2: queues.a.handler: missing; {EXAMPLE}"),
-        ("queues:\n  a:\n    handler:\n", f"3: queues.a.handler: found nothing, expected {HANDLER}"),
+        ("queues:\n  a:\n    handler:\n", f"3: queues.a.handler: missing; {EXAMPLE}"),
         ("queues: {a: {handler: resize}}", f"1: queues.a.handler: found 'resize' (text), expected {HANDLER} ({SPEC})"),
         ("queues: {a: {handler: a.b}}", f"1: queues.a.handler: found 'a.b' (text), expected {HANDLER} ({SPEC})"),
         ("queues: {a: {handler: 'a:'}}", f"1: queues.a.handler: found 'a:' (text), expected {HANDLER} ({SPEC})"),
@@ -188,6 +208,20 @@ SPEC = "the module and the callable in it are joined by a colon"
         ("queues: {a: {handler: 'a: b'}}", f"1: queues.a.handler: found 'a: b' (text), expected {HANDLER} ({SPEC})"),
         ("queues: {a: {handler: ''}}", f"1: queues.a.handler: found '' (text), expected {HANDLER}"),
         ("queues: {a: {handler: 42}}", f"1: queues.a.handler: found '42' (a number), expected {HANDLER}"),
+        # the other keys of a queue
+        ("queues: {a: {handler: {}}}", f"1: queues.a.handler: found an empty mapping, expected {ONE_OR_MORE}"),
+        ("queues: {a: {handler: {t: 'b'}}}", f"1: queues.a.handler.t: found 'b' (text), expected {HANDLER} ({SPEC})"),
+        ("queues: {a: {command: sleep 5}}", f"1: queues.a.command: found 'sleep 5' (text), expected {ARGV}"),
+        ("queues: {a: {command: []}}", f"1: queues.a.command: found a list, expected {ARGV}"),
+        (LEAST + "    command: [x]\n", f"{IN_SECTION}command: a queue has a handler or a command, not both"),
+        (LEAST + "    limits: {cpu: 1s}\n", f"{IN_SECTION}limits.cpu: {CPU}"),
+        (LEAST + "    time_limit: 30\n", f"{IN_QUEUE}time_limit: found '30' (a number), expected {LIMIT}"),
+        (LEAST + "    retry: {atempts: 3}\n", f"{IN_QUEUE}retry.atempts: unknown key; did you mean 'attempts'?"),
+        (LEAST + "    retry: {factor: .5}\n", f"{IN_QUEUE}retry.factor: found '.5' (a number), expected a number from 1 to 100"),
+        (LEAST + "    recycle: {memory: 1}\n", f"{IN_QUEUE}recycle.memory: found '1' (a number), expected {SIZE}"),
+        (LEAST + "    environment: {A B: x}\n", f"{IN_QUEUE}environment.A B: expected the name of an {VARIABLE}"),
+        (LEAST + "    environment: {WQ_X: x}\n", f"{IN_QUEUE}environment.WQ_X: names that begin with WQ_ are ours"),
+        (LEAST + "    environment: {A: 1}\n", f"{IN_QUEUE}environment.A: found '1' (a number), {TEXT}"),
         # the rest of a queue
         (LEAST + "    type: mirror\n", f"{IN_QUEUE}type: found 'mirror' (text), expected quorum or classic"),
         (LEAST + "    declare: true\n", f"{IN_QUEUE}declare: found 'true' (a truth value), expected plain or false"),
@@ -470,6 +504,14 @@ def test_the_defaults_are_what_the_documents_say(tmp_path: Path) -> None:
         "queues": {
             "task_queue": {
                 "handler": "a:b",
+                "command": None,
+                "environment": None,
+                "time_limit": "1500s",
+                "kill_after": "30s",
+                "retry": {"attempts": 5, "first": "10s", "factor": 3.0, "max": "3600s", "jitter": 0.1},
+                "crashes": 3,
+                "recycle": {"tasks": None, "memory": None, "age": None},
+                "limits": {"memory": None, "cpu": None, "nofile": None, "nice": None},
                 "type": "quorum",
                 "declare": "plain",
                 "workers": 1,
@@ -518,6 +560,16 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         broker: {url: 'amqp://a:b@c:1/d', heartbeat: 5m, connect_timeout: 500ms}
         queues:
           x.y: {handler: 'a.b:c.d', type: classic, declare: false, workers: 7, paused: true}
+          many: {handler: {a: 'a:b', default: 'c:d'}, environment: {GREETING: hello, N: '1'}}
+          program:
+            command: [/bin/sh, -c, 'echo "$1"', 7, '']
+            time_limit: none
+            kill_after: 1s
+            retry: {attempts: 3, first: 1s, factor: 1.5, max: 1h, jitter: 0}
+            crashes: 1
+            redeliveries: 15
+            recycle: {tasks: 1000, memory: 200M, age: 1d}
+            limits: {memory: 1G, cpu: 10s, nofile: 64, nice: -5}
         pythonpath: lib
         drain_timeout: 1.5s
         monitor: {interval: 1h}
@@ -526,7 +578,20 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         """,
     )
     assert config == Config(
-        queues={"x.y": Queue(handler="a.b:c.d", type="classic", declare="false", workers=7, paused=True)},
+        queues={
+            "x.y": Queue(handler="a.b:c.d", type="classic", declare="false", workers=7, paused=True),
+            "many": Queue(handler={"a": "a:b", "default": "c:d"}, environment={"GREETING": "hello", "N": "1"}),
+            "program": Queue(
+                command=("/bin/sh", "-c", 'echo "$1"', "7", ""),
+                time_limit=None,
+                kill_after=1.0,
+                retry=RetryPolicy(attempts=3, first=1.0, factor=1.5, max=3600.0, jitter=0.0),
+                crashes=1,
+                redeliveries=15,
+                recycle=Recycling(tasks=1000, memory=200 * 2**20, age=86400.0),
+                limits=Limits(memory=2**30, cpu=10.0, nofile=64, nice=-5),
+            ),
+        },
         broker=Broker(url=(BrokerUrl("c", 1, "a", "b", "d"),), heartbeat=300.0, connect_timeout=0.5),
         pythonpath=(tmp_path / "lib",),
         drain_timeout=1.5,
@@ -536,7 +601,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         file=file,
     )
     printed = as_plain(config)
-    printed["broker"].pop("password_file")
+    assert printed["queues"]["many"]["environment"] == {"GREETING": "***", "N": "***"}
     again = load(tmp_path, yaml.safe_dump(printed))
     assert as_plain(again) == as_plain(config)
 

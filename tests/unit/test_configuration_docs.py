@@ -5,16 +5,30 @@ import re
 from pathlib import Path
 from typing import Any
 
-from workqueued.config import Broker, Config, Log, Monitor, Queue, as_plain
+from workqueued.config import (
+    Broker,
+    Config,
+    Limits,
+    Log,
+    Monitor,
+    Queue,
+    Recycling,
+    RetryPolicy,
+    as_plain,
+)
 
 DOCS = Path(__file__).parents[2] / "docs/configuration.md"
 SECTIONS: dict[str, type[Any]] = {
     "": Config,
     "broker.": Broker,
     "queues.<name>.": Queue,
+    "queues.<name>.retry.": RetryPolicy,
+    "queues.<name>.recycle.": Recycling,
+    "queues.<name>.limits.": Limits,
     "monitor.": Monitor,
     "log.": Log,
 }
+NOT_LEAVES = ("broker", "queues", "monitor", "log", "retry", "recycle", "limits")
 
 
 def documented() -> dict[str, str]:
@@ -28,16 +42,16 @@ def real() -> dict[str, str]:
     found = {}
     for prefix, section in SECTIONS.items():
         for field in dataclasses.fields(section):
-            if "read" in field.metadata and field.name not in ("broker", "queues", "monitor", "log"):
-                found[prefix + field.name] = in_words(field.default)
+            if "read" in field.metadata and field.name not in NOT_LEAVES:
+                found[prefix + field.name] = in_words(field)
     return found
 
 
-def in_words(default: Any) -> str:
+def in_words(field: "dataclasses.Field[Any]") -> str:
     """A default as a person writes it."""
-    if default is dataclasses.MISSING:
+    if field.default is dataclasses.MISSING:
         return "–"  # noqa: RUF001 - as in the table
-    plain = as_plain(default)
+    plain = (field.metadata["show"] or as_plain)(field.default)
     if plain in (None, []):
         return "none"
     if isinstance(plain, list):

@@ -11,7 +11,7 @@ import pytest
 from workqueued import Task
 from workqueued.delivery import Delivery, Properties
 from workqueued.errors import ConfigError
-from workqueued.handlers import resolve
+from workqueued.handlers import Handlers, resolve
 
 TESTS = Path(ledgers.__file__).parent
 
@@ -108,18 +108,21 @@ def refused(spec: str, *folders: Path) -> str:
 def test_a_handler_may_be_anything_that_takes_a_task(folder: Path, name: str, calls: list[Any]) -> None:
     """Functions, async or not, classes, instances, methods, partials."""
     (folder / "wq_some.py").write_text(MODULE)
-    handler = resolve(f"wq_some:{name}", [folder])
+    handlers = Handlers({"default": f"wq_some:{name}"}, [folder])
     module = sys.modules["wq_some"]
     module.calls.clear()
-    handler(TASK)
+    handlers.call(TASK)
     assert module.calls == calls
+    handlers.close()
 
 
 def test_an_async_handler_leaves_nothing_to_await(folder: Path) -> None:
     """A coroutine that nobody awaits does nothing, and its message would be acknowledged."""
     (folder / "wq_some.py").write_text(MODULE)
     for name in ("later", "Later", "later_partial"):
-        assert resolve(f"wq_some:{name}", [folder])(TASK) is None
+        handlers = Handlers({"default": f"wq_some:{name}"}, [folder])
+        assert handlers.call(TASK) is None
+        handlers.close()
 
 
 def test_a_class_is_built_once(folder: Path) -> None:
@@ -134,8 +137,10 @@ def test_a_class_is_built_once(folder: Path) -> None:
 def test_what_a_handler_raises_comes_out(folder: Path) -> None:
     """It is the outcome's to judge."""
     (folder / "wq_raises.py").write_text("async def later(task):\n    raise LookupError\n")
+    handlers = Handlers({"default": "wq_raises:later"}, [folder])
     with pytest.raises(LookupError):
-        resolve("wq_raises:later", [folder])(TASK)
+        handlers.call(TASK)
+    handlers.close()
 
 
 def test_a_folder_of_pythonpath_goes_before_the_installed_packages(folder: Path) -> None:

@@ -201,7 +201,7 @@ def test_a_truncated_board_is_told(tmp_path: Path, length: int) -> None:
     assert str(caught.value).startswith(f"{tmp_path}/{FILE_NAME}: ")
 
 
-@pytest.mark.parametrize("content", [b"\0", b"\xff", b"WQBOARD\x02"])
+@pytest.mark.parametrize("content", [b"\0", b"\xff", b"WQBOARD\x01"])
 def test_a_file_that_is_no_board_is_told(tmp_path: Path, content: bytes) -> None:
     """Garbage of the right size, and a layout of another version."""
     size = (CAPACITY + 1) * module._ROW_BYTES

@@ -41,6 +41,8 @@ decoding.guard()
 #: nothing about a hung broker, whose kernel goes on acknowledging; the heartbeat finds that.
 _TCP_USER_TIMEOUT = 10_000
 
+#: Probes after 30 s of silence, every 10 s, three of them: a dead peer is found after a minute.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 #: Texts of 404 that heal by themselves: a classic queue's home node is down (RabbitMQ 3.10, 4.0).
 _TRANSIENT_404 = ("home node", "due to timeout")
 
@@ -70,8 +72,17 @@ def parameters(broker: Broker, url: BrokerUrl, name: str, *, publishes: bool = F
             "connection_name": f"{name} {socket.gethostname()} {os.getpid()}",
             "product": "workqueued",
         },
-        tcp_options={} if publishes else {"TCP_USER_TIMEOUT": _TCP_USER_TIMEOUT},
+        tcp_options=tcp_options(broker, publishes=publishes),
     )
+
+
+def tcp_options(broker: Broker, *, publishes: bool) -> dict[str, int]:
+    """What the kernel is to do about a peer that has gone; with `heartbeat: 0` nobody else notices.
+
+    pika sets SO_KEEPALIVE when one of these is given; by itself the kernel would begin after two hours (tcp(7)).
+    """
+    options = {} if publishes else {"TCP_USER_TIMEOUT": _TCP_USER_TIMEOUT}
+    return options if broker.heartbeat else {**options, **_KEEPALIVE}
 
 
 def connect(broker: Broker, name: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from workqueued import __version__
-from workqueued.config import SYSTEM_FILE, Config, as_plain, read_config
+from workqueued.config import SYSTEM_FILE, Config, Queue, as_plain, doubt_of_ack_timeout, read_config
 from workqueued.errors import ConfigError, UsageError, WorkqueuedError
 from workqueued.logs import configure, log
 from workqueued.signals import name_of
@@ -83,7 +83,14 @@ def _serve(config: Config) -> int:
     def live_as_worker(berth: Berth) -> int:
         return worker.run(
             worker.Place(
-                berth.config, berth.queue, berth.slot, berth.generation, berth.row, berth.lifeline, berth.hold
+                berth.config,
+                berth.queue,
+                berth.slot,
+                berth.generation,
+                berth.row,
+                berth.lifeline,
+                berth.hold,
+                berth.board,
             )
         )
 
@@ -107,13 +114,30 @@ def _check(config: Config) -> int:
     for name, queue in config.queues.items():
         workers = "paused" if queue.paused else f"{queue.workers} worker{'s' if queue.workers > 1 else ''}"
         declared = "" if queue.declare == "plain" else ", taken as it is"
-        print(f"queue          {name}: {workers}, {queue.type}{declared}, handler {queue.handler}")
+        served = f"command {queue.command[0]}" if queue.command else f"handler {', '.join(queue.handlers.values())}"
+        print(f"queue          {name}: {workers}, {queue.type}{declared}, {served}")
+        doubt = doubt_of_ack_timeout(name, queue)
+        if doubt is not None:
+            print(f"warning        {doubt[0]}\n               {doubt[1]}")
         sys.stdout.flush()
+        if queue.command and not _command_resolves(name, queue):
+            code = os.EX_CONFIG
         for spec in dict.fromkeys(queue.handlers.values()):
             if not _handler_resolves(spec, config.pythonpath):
                 code = os.EX_CONFIG
     print("ok" if code == os.EX_OK else "not ok: see the messages above")
     return code
+
+
+def _command_resolves(name: str, queue: Queue) -> bool:
+    from workqueued.command import Command
+
+    try:
+        Command(name, queue, lambda _group: None, log)
+    except ConfigError as error:
+        print(f"workqueued: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _handler_resolves(spec: str, pythonpath: Sequence[Path]) -> bool:

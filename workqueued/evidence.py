@@ -1,0 +1,113 @@
+"""Evidence: which messages took workers of this host down with them.
+
+Runs in: master (records), workers (look up what is redelivered to them).
+
+That the broker gives a message out again proves nothing: lost connections, broker restarts, hand-backs and ack timeouts
+look the same, and the broker's counts differ by version. Proof is what the master found in a dead worker's row. The
+table lies in the scoreboard and lives as long as the master; what is counted goes on in the message's own header.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from workqueued.outcome import Proof
+from workqueued.scoreboard import Cell, CrashCell, Kind, Row, Scoreboard, State
+
+#: Messages that are remembered; the oldest is forgotten. A message is redelivered within milliseconds, or seconds.
+_MOST = 200
+#: How long a worker waits for the master to bury a worker that seems to be dead, seconds, and how often it looks.
+_PATIENCE, _LOOK_EVERY = 1.0, 0.005
+
+
+class Evidence:
+    """The table. Only the master records.
+
+    Args:
+        board: where it lies.
+        clock: monotonic seconds.
+        pause: waits so many seconds.
+        dead: whether a process is gone, or a zombie that nobody has reaped.
+    """
+
+    def __init__(
+        self,
+        board: Scoreboard,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+        dead: Callable[[int], bool] | None = None,
+    ) -> None:
+        self._board = board
+        self._clock = clock
+        self._pause = pause
+        self._dead = dead or is_dead
+
+    def record(self, queue: str, identity: str, known: int, cause: str) -> int:
+        """A worker died with this message in hand; returns how many it took down by now.
+
+        Args:
+            queue: the worker's.
+            identity: of the message, see `Delivery.identity`.
+            known: the crashes that the message's header told of when that worker took it.
+            cause: how it ended.
+
+        Raises:
+            ScoreboardError: no row is left.
+        """
+        key = _key(queue, identity)
+        row = self._find(key)
+        if row is None:
+            rows = list(self._board.rows(Kind.CRASH))
+            if len(rows) >= _MOST:
+                min(rows, key=lambda row: row.words[CrashCell.AT]).clear()
+            row = self._board.claim(Kind.CRASH, key)
+        row.note = cause
+        # Two workers may have taken it at the same count: the second before this entry was there.
+        row.words[CrashCell.COUNT] = max(row.words[CrashCell.COUNT], known) + 1
+        row.words[CrashCell.AT] = int(self._clock() * 1e9)
+        return row.words[CrashCell.COUNT]
+
+    def look(self, queue: str, identity: str, known: int) -> Proof | None:
+        """What is proven against a message that was redelivered, beyond what its header tells already.
+
+        The broker notices a worker's death before the master does, so a worker that still seems to hold the message
+        and is dead is waited for: the master records, then clears its row.
+        """
+        self._await_burial(queue, identity)
+        row = self._find(_key(queue, identity))
+        if row is None or row.words[CrashCell.COUNT] <= known:
+            return None
+        return Proof(row.words[CrashCell.COUNT], row.note or "")
+
+    def _await_burial(self, queue: str, identity: str) -> None:
+        deadline = self._clock() + _PATIENCE
+        for row in self._board.rows(Kind.WORKER):
+            while _holds(row, queue, identity) and self._dead(row.words[Cell.PID]) and self._clock() < deadline:
+                self._pause(_LOOK_EVERY)
+
+    def _find(self, key: str) -> Row | None:
+        return next((row for row in self._board.rows(Kind.CRASH) if row.name == key), None)
+
+
+def _key(queue: str, identity: str) -> str:
+    return hashlib.blake2b(f"{queue}\0{identity}".encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def _holds(row: Row, queue: str, identity: str) -> bool:
+    words = row.words
+    return (
+        words[Cell.KIND] == Kind.WORKER
+        and words[Cell.STATE] == State.BUSY
+        and row.message_id == identity
+        and (row.name or "").rpartition("/")[0] == queue
+    )
+
+
+def is_dead(pid: int) -> bool:
+    """Whether a process is gone, or a zombie (proc(5): field 3 of stat)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return True
+    return stat.rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])

@@ -1,0 +1,65 @@
+"""Recycling: when a worker has served long enough.
+
+Runs in: worker, between two messages.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from workqueued.config import Recycling
+
+#: The part of a limit by which a worker may stay below it, so that a pool that was started at once is not replaced at
+#: once.
+_SPREAD = 0.1
+#: How often memory is looked at, seconds; a look costs 10 µs.
+_LOOK_EVERY = 1.0
+
+
+class Recycler:
+    """Says when it is time.
+
+    Args:
+        policy: the limits.
+        chance: between 0 and 1, drawn once for each limit.
+        clock: monotonic seconds.
+        resident: bytes of resident memory.
+    """
+
+    def __init__(
+        self,
+        policy: Recycling,
+        chance: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+        resident: Callable[[], int] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._resident = resident or resident_memory
+        self._tasks = policy.tasks and max(1, round(policy.tasks * (1 - _SPREAD * chance())))
+        self._until = None if policy.age is None else clock() + policy.age * (1 - _SPREAD * chance())
+        self._memory = policy.memory
+        self._looked_at = clock()
+
+    def due(self, tasks: int) -> str | None:
+        """The reason to leave after so many tasks, or None."""
+        if self._tasks and tasks >= self._tasks:
+            return f"{tasks} tasks"
+        if self._until is None and self._memory is None:
+            return None
+        now = self._clock()
+        if self._until is not None and now >= self._until:
+            return "its age"
+        if self._memory is not None and now - self._looked_at >= _LOOK_EVERY:
+            self._looked_at = now
+            resident = self._resident()
+            if resident >= self._memory:
+                return f"{resident // 2**20} MiB of memory"
+        return None
+
+
+def resident_memory() -> int:
+    """This process's resident memory, bytes (proc(5): statm)."""
+    pages = Path("/proc/self/statm").read_bytes().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
