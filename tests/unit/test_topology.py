@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from workqueued.amqp.levels import declare_levels, explain_levels
 from workqueued.amqp.topology import (
     declare,
     explain_dead_queue,
@@ -134,6 +135,61 @@ def test_a_dead_queue_in_the_way_is_explained() -> None:
     assert "the dead queue 'q.dead' exists with x-delivery-limit=none" in text
     assert "workqueued needs x-delivery-limit=1000000" in text
     assert "rabbitmqctl delete_queue q.dead" in text
+
+
+# --- delay levels ---
+
+
+@pytest.mark.parametrize(("argument", "received", "current", "wanted", "found"), TEXTS)
+def test_a_delay_level_in_the_way_is_explained(
+    argument: str, received: str, current: str, wanted: str, found: str
+) -> None:
+    """By its name, as it may be any of many; there is nothing to configure."""
+    text = explain_levels(MISMATCH.format(argument, "wq.delay.3", received, current))
+    assert f"queue 'wq.delay.3' exists with {argument}={found}, and workqueued needs {argument}={wanted} for" in text
+    assert "rabbitmqctl delete_queue wq.delay.3" in text
+
+
+def test_an_exchange_in_the_way_is_explained() -> None:
+    """There is no command of rabbitmqctl to delete it."""
+    refusal = MISMATCH.replace("for queue", "for exchange").format("type", "wq.delay.3", "'topic'", "'direct'")
+    text = explain_levels(refusal)
+    assert "exchange 'wq.delay.3' exists with type=direct, and workqueued needs type=topic for delays" in text
+    assert "rabbitmqctl" not in text
+
+
+def test_a_missing_permission_for_delays_names_all_that_are_needed() -> None:
+    """As a pattern that can be given to rabbitmqctl."""
+    refusal = "ACCESS_REFUSED - configure access to exchange 'wq.delay.deliver' in vhost '/' refused for user 'u'"
+    text = explain_levels(refusal)
+    assert refusal in text
+    assert r"configure, write and read on wq\.delay\..*, and write on amq.default" in text
+
+
+def test_what_we_do_not_know_of_levels_is_quoted() -> None:
+    """The broker's own words."""
+    assert explain_levels("RESOURCE_LOCKED - x") == "the broker refuses the delay levels: RESOURCE_LOCKED - x"
+
+
+class Recorder:
+    """Notes what is asked of a channel, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda first, *_, **__: self.calls.append((name, first))
+
+
+def test_levels_are_declared_from_the_bottom_up() -> None:
+    """Whoever finds a level must find all below it; and nothing is declared for a queue that is not there."""
+    recorder = Recorder()
+    declare_levels(recorder, "q", 2)
+    assert recorder.calls[0] == ("queue_declare", "q")
+    queues = [name for what, name in recorder.calls[1:] if what == "queue_declare"]
+    assert queues == ["wq.delay.dead", "wq.delay.to.q", "wq.delay.0", "wq.delay.1", "wq.delay.2"]
+    exchanges = [name for what, name in recorder.calls if what == "exchange_declare"]
+    assert exchanges == ["wq.delay.dead", "wq.delay.deliver", "wq.delay.0", "wq.delay.1", "wq.delay.2"]
 
 
 # --- what is declared -----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ than into the way of all.
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,6 +33,8 @@ _AT_LEAST_ONCE = {
     "x-overflow": "reject-publish",  # without it RabbitMQ would fall back to at most once
 }
 _SHORT_STRING = 255
+#: In the broker's words for a difference.
+_NAME = re.compile(r" for (?:queue|exchange) '(.+)' in vhost '")
 
 
 class Levels:
@@ -169,9 +172,15 @@ def explain_levels(text: str) -> str:
     for kind in ("queue", "exchange"):
         difference = find_difference(text, kind)
         if difference is not None:
-            argument, wanted, found = difference
-            return (
-                f"a delay level exists with {argument}={found}, and workqueued needs {argument}={wanted} ({text}). "
-                f"Let the messages in the {kind} run out and delete it; it is then declared anew"
-            )
+            return _explain_difference(kind, *difference, text)
     return f"the broker refuses the delay levels: {text}"
+
+
+def _explain_difference(kind: str, argument: str, wanted: str, found: str, text: str) -> str:
+    named = _NAME.search(text)
+    name = named[1] if named else "?"
+    how = f" (rabbitmqctl delete_queue {name})" if kind == "queue" else ""
+    return (
+        f"{kind} {name!r} exists with {argument}={found}, and workqueued needs {argument}={wanted} for delays. "
+        f"Let the messages in it run out, or move them away, and delete it{how}; it is then declared anew"
+    )
