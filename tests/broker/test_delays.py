@@ -696,3 +696,33 @@ def test_levels_are_found_by_a_worker_after_a_reconnect(broker: Broker, arrivals
     copy(copies)
     there.wait(2)
     copies.close()
+
+
+def test_levels_that_are_deleted_during_a_bulk_end_it_and_the_next_one_goes_on(
+    vhost: Vhost, arrivals: Callable[..., Arrivals]
+) -> None:
+    """What was confirmed before is said; the same sender then declares them again."""
+    there = arrivals("q")
+    safe: list[str] = []
+    with Sender(vhost.url) as sender:
+
+        def messages() -> Iterator[Message]:
+            for number in range(20):
+                if number == 10:
+                    with vhost.channel() as channel:
+                        channel.exchange_delete("wq.delay.0")
+                yield sender.message(str(number), queue="q", delay=1)
+
+        with pytest.raises(UnroutableError, match=r"the delay levels were deleted on .*'wq\.delay\.0'"):
+            safe.extend(sender.send_many(messages()))
+        assert 1 <= len(safe) <= 10
+        sender.send("after", queue="q", delay=1)
+    eventually(lambda: there.settle(0.1) > len(safe) and there.found[-1][4] == b"after")
+
+
+def test_a_hung_broker_does_not_hold_a_command_beyond_its_timeout(to: list[str], wq_send: Send, paused: Block) -> None:
+    """Exit 75, as without a delay."""
+    with paused():
+        started = time.monotonic()
+        assert wq_send(*to, "--delay", "1s", "--timeout", "1s", "x").code == os.EX_TEMPFAIL
+        assert time.monotonic() - started < 5
