@@ -157,6 +157,7 @@ ONE_OR_MORE = "module:callable, or a mapping from the AMQP type of a message to 
 ARGV = "a list such as [/usr/local/bin/resize, --quiet]; no shell runs it"
 IN_QUEUE = "4: queues.task_queue."
 CPU = "is for commands only: processor time adds up over a worker's life; see time_limit"
+FACTOR = "expected a number from 1 to 100"
 LIMIT = "expected a duration from 100ms to 365d, such as 500ms, 10s, 5m or 2h; or none"
 SIZE = "a size from 16M to 1T, such as 512K, 100M or 2G"
 VARIABLE = "environment variable: letters, digits and _"
@@ -215,9 +216,9 @@ SPEC = "the module and the callable in it are joined by a colon"
         ("queues: {a: {command: []}}", f"1: queues.a.command: found a list, expected {ARGV}"),
         (LEAST + "    command: [x]\n", f"{IN_SECTION}command: a queue has a handler or a command, not both"),
         (LEAST + "    limits: {cpu: 1s}\n", f"{IN_SECTION}limits.cpu: {CPU}"),
-        (LEAST + "    time_limit: 30\n", f"{IN_QUEUE}time_limit: found '30' (a number), expected {LIMIT}"),
+        (LEAST + "    time_limit: 30\n", f"{IN_QUEUE}time_limit: found '30' (a number), {LIMIT}"),
         (LEAST + "    retry: {atempts: 3}\n", f"{IN_QUEUE}retry.atempts: unknown key; did you mean 'attempts'?"),
-        (LEAST + "    retry: {factor: .5}\n", f"{IN_QUEUE}retry.factor: found '.5' (a number), expected a number from 1 to 100"),
+        (LEAST + "    retry: {factor: .5}\n", f"{IN_QUEUE}retry.factor: found '.5' (a number), {FACTOR}"),
         (LEAST + "    recycle: {memory: 1}\n", f"{IN_QUEUE}recycle.memory: found '1' (a number), expected {SIZE}"),
         (LEAST + "    environment: {A B: x}\n", f"{IN_QUEUE}environment.A B: expected the name of an {VARIABLE}"),
         (LEAST + "    environment: {WQ_X: x}\n", f"{IN_QUEUE}environment.WQ_X: names that begin with WQ_ are ours"),

@@ -4,6 +4,8 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from workqueued.config import Broker, Config, Queue
 from workqueued.pool import MONITOR, Pool
 from workqueued.slots import Action, Drain, Ending, HandBack, Kill, Release, Spawn
@@ -14,7 +16,7 @@ EX_NOPERM, EX_CONFIG = os.EX_NOPERM, os.EX_CONFIG
 def config(**queues: int | dict[str, Any]) -> Config:
     """A configuration: queue name = workers, or settings."""
     settings = {n: {"workers": q} if isinstance(q, int) else q for n, q in queues.items()}
-    return Config(queues={n: Queue(handler="m:f", **q) for n, q in settings.items()}, broker=Broker())
+    return Config(queues={n: Queue(**{"handler": "m:f", **q}) for n, q in settings.items()}, broker=Broker())
 
 
 class History:
@@ -473,3 +475,124 @@ def test_a_queue_may_be_called_monitor() -> None:
     assert set(history.pool.slots) == {MONITOR, "monitor/0"}
     history.pool.reload(config(monitor=1))
     assert Spawn("monitor/0", hold=True) in history.step()
+
+
+# --- time limits, paused queues, recycling, crash loops --------------------------------------------------------------
+
+
+def limited(**settings: Any) -> History:
+    """A pool of one worker with a time limit of 10 s, killed 5 s later; ready."""
+    history = History(config(a={"time_limit": 10.0, "kill_after": 5.0, **settings}))
+    history.settle_in()
+    return history
+
+
+def test_a_worker_over_the_hard_limit_of_its_task_is_killed_once() -> None:
+    """And its death is one, however it was told to stop meanwhile."""
+    history = limited()
+    pid = history.pids["a/0"]
+    history.pool.observed(pid, ready=True, tick=history.now, busy=True, deadline=history.now + 15)
+    assert history.deadline() == 15
+    assert history.step(14.9) == []
+    assert history.step(0.1) == [Kill(pid, "hard time limit")]
+    assert history.step(1) == []
+    assert history.dies("a/0") is Ending.DIED
+
+
+def test_a_deadline_counts_only_while_the_handler_runs() -> None:
+    """While the message is settled nobody is killed over it."""
+    history = limited()
+    pid = history.pids["a/0"]
+    history.pool.observed(pid, ready=True, tick=history.now + 99, busy=False, deadline=history.now + 15)
+    assert history.step(20) == []
+
+
+def test_the_master_looks_again_before_any_task_can_be_over_its_limit() -> None:
+    """It does not learn of a task's start."""
+    assert limited().deadline() == 15
+
+
+def test_a_hard_limit_holds_in_a_drain_as_well() -> None:
+    """And is no end in order."""
+    history = limited()
+    pid = history.pids["a/0"]
+    history.pool.observed(pid, ready=True, tick=history.now, busy=True, deadline=history.now + 15)
+    history.pool.stop(history.now)
+    history.step()
+    assert Kill(pid, "hard time limit") in history.step(15)
+    assert history.dies("a/0") is Ending.DIED
+
+
+def test_a_paused_queue_drains_until_a_reload() -> None:
+    """The others go on; it is news once."""
+    history = History(config(a=2, b=1))
+    history.settle_in()
+    assert history.pool.pause("a")
+    assert not history.pool.pause("a")
+    assert history.step() == [Drain(history.pids["a/0"]), Drain(history.pids["a/1"])]
+    for slot in ("a/0", "a/1"):
+        assert history.dies(slot, 0) is Ending.STOPPED
+    assert history.step(100) == []
+    assert history.pool.paused() == ["a"]
+    history.pool.reload(history.pool.config)
+    assert "a/0" in spawned(history.step())
+
+
+def test_a_command_that_is_gone_when_a_worker_is_replaced_pauses_its_queue() -> None:
+    """It was there when the queue was first served; a handler in Python is tried again with backoff instead."""
+    history = History(config(a={"handler": None, "command": ("x",)}, b=1))
+    history.settle_in()
+    for slot in ("a/0", "b/0"):
+        history.dies(slot)
+    history.step(60)
+    for slot in ("a/0", "b/0"):
+        assert history.dies(slot, os.EX_CONFIG) is Ending.MISCONFIGURED
+    assert history.pool.paused() == ["a"]
+    assert spawned(history.step(60)) == ["b/0"]
+
+
+def test_a_recycled_worker_is_replaced_at_once_however_often() -> None:
+    """It did nothing wrong."""
+    history = History(config(a=1))
+    history.settle_in()
+    for _ in range(20):
+        ending = history.pool.exited(history.pids["a/0"], 0, 1, history.now, recycled=True)
+        assert ending is Ending.RECYCLED
+        assert spawned(history.step()) == ["a/0"]
+        history.ready("a/0")
+    assert history.pool.crash_loop("a", history.now) is None
+
+
+def test_a_slot_whose_workers_settle_one_message_and_die_of_the_next_backs_off() -> None:
+    """Else a broken handler forks for ever, twenty times a second."""
+    history = History(config(a=1))
+    history.settle_in()
+    for _ in range(4):
+        history.dies("a/0", settled=1)
+        assert spawned(history.step(1)) == ["a/0"]
+        history.ready("a/0")
+    history.dies("a/0", settled=1)
+    history.step(1)
+    history.ready("a/0")
+    history.dies("a/0", settled=1)
+    assert spawned(history.step()) == []
+    assert spawned(history.step(60)) == ["a/0"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "likely"),
+    [(["m"] * 5, "poison"), (list("abcde"), "the code is broken"), ([None] * 5, "they die without a message")],
+)
+def test_a_crash_loop_is_five_deaths_within_a_minute(messages: list[str | None], likely: str) -> None:
+    """In all slots of a queue together, and forgotten after a minute."""
+    history = History(config(a=5))
+    history.settle_in()
+    for number, message in enumerate(messages):
+        assert history.pool.crash_loop("a", history.now) is None
+        history.now += 2
+        history.pool.exited(history.pids[f"a/{number}"], None, 0, history.now, message=message)
+    loop = history.pool.crash_loop("a", history.now)
+    assert loop is not None
+    assert (loop.deaths, loop.seconds) == (5, 8.0)
+    assert loop.likely.startswith(likely)
+    assert history.pool.crash_loop("a", history.now + 60) is None
