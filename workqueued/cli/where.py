@@ -1,0 +1,112 @@
+"""Where: which broker and which queue a command means, from `--config`, `--url`, `--queue` and the environment."""
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workqueued.config import DEAD_SUFFIX, SYSTEM_FILE, Broker, Queue, find_config, read_config
+from workqueued.errors import ConfigError, UsageError
+from workqueued.readers import parse_duration
+from workqueued.schema import redact
+from workqueued.urls import BrokerUrl
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A broker, and what the configuration says of its queues."""
+
+    broker: Broker
+    queues: Mapping[str, Queue]
+    url: str | None
+    config: Path | None
+
+
+def add_arguments(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """Add the options.
+
+    Args:
+        parser: to it.
+        default: `argparse.SUPPRESS` where the options may stand in a second place as well.
+    """
+    parser.add_argument(
+        "--queue",
+        metavar="NAME",
+        default=default,
+        help="the work queue, or its dead queue (default: the only one of the configuration)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=default,
+        help=f"the YAML file (default: $WQ_CONFIG, or {SYSTEM_FILE})",
+    )
+    where.add_argument(
+        "--url", metavar="URL", default=default, help="the broker, instead of the configuration's (default: $WQ_URL)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="DURATION",
+        default=default or 30.0,
+        help="how long to wait for a broker that does not answer or confirm (default: 30s)",
+    )
+
+
+def find(options: argparse.Namespace) -> Where:
+    """The broker that is meant.
+
+    Raises:
+        ConfigError: the configuration or the URL is wrong.
+    """
+    url = options.url or (os.environ.get("WQ_URL") if options.config is None else None)
+    if url:
+        return Where(_in_time(Broker(url=(_parse(url),)), options.timeout), {}, url, None)
+    file = options.config or find_config()
+    loaded = read_config(file)
+    return Where(_in_time(loaded.broker, options.timeout), loaded.queues, None, file)
+
+
+def _in_time(broker: Broker, timeout: float) -> Broker:
+    return dataclasses.replace(broker, connect_timeout=min(broker.connect_timeout, timeout))
+
+
+def _parse(url: str) -> BrokerUrl:
+    try:
+        return BrokerUrl.parse(url)
+    except ValueError as error:
+        raise ConfigError(
+            f"url: found {redact(url)!r}, expected amqp://user:password@host:5672/%2F ({error})"
+        ) from error
+
+
+def pick_queue(where: Where, name: str | None) -> tuple[str, str]:
+    """The work queue that is meant, and its dead queue.
+
+    Raises:
+        UsageError: none is named, and the configuration has not exactly one.
+    """
+    if name is None:
+        if len(where.queues) != 1:
+            there = ", ".join(where.queues)
+            known = f"there are {there}" if there else "with a URL (or $WQ_URL) there is no default"
+            raise UsageError(f"which queue? Name one with --queue: {known}")
+        name = next(iter(where.queues))
+    if name not in where.queues:
+        name = name.removesuffix(DEAD_SUFFIX)
+    if not name:
+        raise UsageError("--queue: expected a name")
+    return name, name + DEAD_SUFFIX
+
+
+def seconds(text: str) -> float:
+    """A duration as an option's value; a bare number is in seconds."""
+    try:
+        return parse_duration(text if not text.isdecimal() else f"{text}s")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
