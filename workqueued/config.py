@@ -17,6 +17,7 @@ from typing import Any
 
 from workqueued.errors import ConfigError
 from workqueued.readers import (
+    argv,
     boolean,
     choice,
     duration,
@@ -29,7 +30,6 @@ from workqueued.readers import (
     path_beside_file,
     show_size,
     size,
-    texts,
 )
 from workqueued.schema import key, load, mapping_of, read_section
 from workqueued.urls import BrokerUrl
@@ -160,7 +160,7 @@ class Queue:
         default=None,
     )
     command: tuple[str, ...] | None = key(
-        texts("a list such as [/usr/local/bin/resize, --quiet]; no shell runs it"),
+        argv("a list such as [/usr/local/bin/resize, --quiet]; no shell runs it"),
         "a program and its arguments, instead of a handler: body on stdin, verdict in the exit code",
         default=None,
     )

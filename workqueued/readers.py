@@ -226,6 +226,19 @@ def texts(expected: str) -> Reader:
     return read
 
 
+def argv(expected: str) -> Reader:
+    """A reader for a program and its arguments; its path, if relative, is meant from the folder of the YAML file."""
+    read_texts = texts(expected)
+
+    def read(walk: Walk, node: yaml.Node, path: str) -> tuple[str, ...]:
+        program, *arguments = read_texts(walk, node, path)
+        if program and "/" in program:
+            program = str(walk.file.absolute().parent / program)
+        return (program, *arguments)
+
+    return read
+
+
 def named(read_one: Reader, name_rule: Callable[[str], str | None]) -> Reader:
     """A reader for a mapping from free names to values; `name_rule` returns what is wrong with a name, or None."""
 

@@ -722,3 +722,26 @@ def test_any_text_is_a_configuration_or_a_configuration_error(
             raise AssertionError(f"seed {seed}: {error!r} for\n{text}") from error
         assert message.startswith(f"{file}:")
     assert good > 20
+
+
+def test_a_relative_program_is_meant_from_the_folder_of_the_file(tmp_path: Path) -> None:
+    """As every path; a bare name is looked up in the PATH, and arguments are left alone."""
+    queues = "queues:\n  a: {command: [./thumb.sh, ./x]}\n  b: {command: [thumb, ./x]}\n  c: {command: [/bin/true]}\n"
+    found = load(tmp_path, queues).queues
+    assert found["a"].command == (str(tmp_path / "thumb.sh"), "./x")
+    assert found["b"].command == ("thumb", "./x")
+    assert found["c"].command == ("/bin/true",)
+
+
+def test_a_time_limit_beyond_the_ack_timeout_is_doubted(tmp_path: Path) -> None:
+    """With kill_after, as the broker does not know of either."""
+    queues = "queues:\n  short: {handler: a:b}\n  lo.ng: {handler: a:b, time_limit: 29m30s}\n".replace("29m30s", "1780s")
+    found = load(tmp_path, queues).queues
+    assert doubt_of_ack_timeout("short", found["short"]) is None
+    doubt = doubt_of_ack_timeout("lo.ng", found["lo.ng"])
+    assert doubt is not None
+    assert doubt[0].startswith("queues.lo.ng.time_limit: 1780s and kill_after 30s, and RabbitMQ by default takes")
+    assert "'^lo\\.ng$' '{\"consumer-timeout\": 2051000}'" in doubt[1]
+    unlimited = doubt_of_ack_timeout("x", Queue(handler="a:b", time_limit=None))
+    assert unlimited is not None
+    assert "consumer_timeout = 31622400000 in rabbitmq.conf" in unlimited[1]
