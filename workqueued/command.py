@@ -25,7 +25,7 @@ from typing import Any
 from workqueued import groups, limits
 from workqueued.config import Queue
 from workqueued.errors import ConfigError, TemporaryError, WorkqueuedError
-from workqueued.invocation import encoded, facts, find_program
+from workqueued.invocation import OWN, encoded, facts, find_program
 from workqueued.outcome import Exit
 from workqueued.printed import Printed
 from workqueued.task import Task
@@ -75,7 +75,7 @@ class Command:
         self._argv = encoded([*prefix, self._program, *words[1:]] if prefix else words, self._key)
         self._path = prefix[0] if prefix else self._program
         # What a command of ours that we may run inside of was told about its message must not shine through.
-        names = [name for name in environment if name == "WQ_CONFIG" or not name.startswith("WQ_")]
+        names = [name for name in environment if name not in OWN]
         values = encoded([environment[name] for name in names], f"queues.{queue_name}.environment")
         self._environment = dict(zip(map(os.fsencode, names), values, strict=True))
         self._time_limit = queue.time_limit

@@ -14,6 +14,22 @@ from workqueued import groups
 from workqueued.errors import ConfigError
 from workqueued.task import Task
 
+#: The variables that tell a command of its message, one by one: what else begins with WQ_ is passed on.
+OWN = frozenset(
+    {
+        groups.RUN,
+        "WQ_QUEUE",
+        "WQ_ATTEMPT",
+        "WQ_REDELIVERED",
+        "WQ_HEADERS",
+        "WQ_MESSAGE_ID",
+        "WQ_TYPE",
+        "WQ_CONTENT_TYPE",
+        "WQ_CORRELATION_ID",
+        "WQ_DEADLINE",
+    }
+)
+
 
 def find_program(name: str, environment: Mapping[str, str], key: str) -> str:
     """The path of a program: looked up in the PATH, or with a slash in its name as it is.

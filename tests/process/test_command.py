@@ -21,6 +21,7 @@ from workqueued.command import ABOUT_TO_START, Command, UnusableError
 from workqueued.config import Limits, Queue
 from workqueued.delivery import Delivery, Properties
 from workqueued.errors import ConfigError, TemporaryError
+from workqueued.invocation import OWN, facts
 from workqueued.outcome import Exit
 from workqueued.task import Task
 
@@ -188,6 +189,13 @@ def test_what_a_message_has_not_is_not_set(runner: Runner, monkeypatch: pytest.M
     ours = {name for name in found if name.startswith(b"WQ_")}
     assert ours == {b"WQ_RUN", b"WQ_QUEUE", b"WQ_ATTEMPT", b"WQ_REDELIVERED", b"WQ_HEADERS", b"WQ_CONFIG"}
     assert found[b"WQ_HEADERS"] == b"{}"
+
+
+def test_the_facts_are_all_that_is_ours(runner: Runner) -> None:
+    """Each that a message may have is kept from shining through."""
+    properties = Properties(message_id="i", type="t", content_type="c", correlation_id="c", headers={"a": 1})
+    task = Task(Delivery("q", 1, b"", properties), runner.log, 1.0)
+    assert {name.decode() for name in facts(task, "token")} == OWN
 
 
 def test_nasty_properties_cannot_break_the_start(runner: Runner) -> None:
