@@ -24,7 +24,7 @@ from typing import Any
 
 from workqueued import groups, limits
 from workqueued.config import Queue
-from workqueued.errors import ConfigError, TemporaryError, WorkqueuedError
+from workqueued.errors import TemporaryError, UnusableError, WorkqueuedError
 from workqueued.invocation import OWN, encoded, facts, find_program
 from workqueued.outcome import Exit
 from workqueued.printed import Printed
@@ -46,10 +46,6 @@ _PATIENCE = (0.1, 0.2, 0.4, 0.8)
 _PASSING = (errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.ETXTBSY)
 #: A signal that is ignored stays so through exec, and Python ignores SIGPIPE and SIGXFSZ.
 _ALL_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-
-
-class UnusableError(ConfigError):
-    """The command cannot be started, and no message is to blame for that."""
 
 
 class Command:

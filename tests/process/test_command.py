@@ -17,10 +17,10 @@ import pytest
 from harness import alive, eventually
 
 from workqueued import command, groups
-from workqueued.command import ABOUT_TO_START, Command, UnusableError
+from workqueued.command import ABOUT_TO_START, Command
 from workqueued.config import Limits, Queue
 from workqueued.delivery import Delivery, Properties
-from workqueued.errors import ConfigError, TemporaryError
+from workqueued.errors import ConfigError, TemporaryError, UnusableError
 from workqueued.invocation import OWN, facts
 from workqueued.outcome import Exit
 from workqueued.task import Task
