@@ -84,6 +84,11 @@ class Delivery:
         return self.count(ATTEMPT) or 1
 
     @property
+    def given_before(self) -> bool:
+        """Whether a worker had it before and did not settle it; also when it was copied since, to count that."""
+        return self.redelivered or self.crashes > 0 or self.count(REDELIVERIES) > 0
+
+    @property
     def crashes(self) -> int:
         """How many workers it has taken down, as far as its copies tell."""
         return self.count(CRASHES)

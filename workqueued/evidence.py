@@ -4,7 +4,8 @@ Runs in: master (records), workers (look up what is redelivered to them).
 
 That the broker gives a message out again proves nothing: lost connections, broker restarts, hand-backs and ack timeouts
 look the same, and the broker's counts differ by version. Proof is what the master found in a dead worker's row. The
-table lies in the scoreboard and lives as long as the master; what is counted goes on in the message's own header.
+table lies in the scoreboard, and a new master takes over what its predecessor's tells; what is counted goes on in the
+message's own header.
 """
 
 import hashlib
@@ -55,36 +56,61 @@ class Evidence:
         Raises:
             ScoreboardError: no row is left.
         """
-        key = _key(queue, identity)
-        row = self._find(key)
-        if row is None:
-            rows = list(self._board.rows(Kind.CRASH))
-            if len(rows) >= _MOST:
-                min(rows, key=lambda row: row.words[CrashCell.AT]).clear()
-            row = self._board.claim(Kind.CRASH, key)
+        row = self._entry(_key(queue, identity))
         row.note = cause
         # Two workers may have taken it at the same count: the second before this entry was there.
         row.words[CrashCell.COUNT] = max(row.words[CrashCell.COUNT], known) + 1
-        row.words[CrashCell.AT] = int(self._clock() * 1e9)
         return row.words[CrashCell.COUNT]
 
-    def look(self, queue: str, identity: str, known: int) -> Proof | None:
-        """What is proven against a message that was redelivered, beyond what its header tells already.
+    def inherit(self, former: Scoreboard) -> None:
+        """Go on from the table of a master that is gone, and note what its workers had in hand when all of them ended.
+
+        That proves nothing: somebody may have killed the service, or the one message among them that used up the memory
+        took the others along.
+
+        Raises:
+            ScoreboardError: no row is left.
+        """
+        for old in former.rows(Kind.CRASH):
+            row = self._entry(old.name or "")
+            row.note = old.note or ""
+            for cell in (CrashCell.COUNT, CrashCell.AT, CrashCell.LOST):
+                row.words[cell] = old.words[cell]
+        for old in former.rows(Kind.WORKER):
+            words = old.words
+            busy = words[Cell.STATE] == State.BUSY and words[Cell.TASK_STARTED]
+            if busy and old.message_id and self._dead(words[Cell.PID]):
+                row = self._entry(_key((old.name or "").rpartition("/")[0], old.message_id))
+                row.words[CrashCell.LOST] = max(row.words[CrashCell.LOST], words[Cell.REDELIVERIES]) + 1
+
+    def look(self, queue: str, identity: str) -> Proof | None:
+        """What is known of a message that was redelivered.
 
         The broker notices a worker's death before the master does, so a worker that still seems to hold the message
         and is dead is waited for: the master records, then clears its row.
         """
         self._await_burial(queue, identity)
         row = self._find(_key(queue, identity))
-        if row is None or row.words[CrashCell.COUNT] <= known:
+        if row is None:
             return None
-        return Proof(row.words[CrashCell.COUNT], row.note or "")
+        return Proof(row.words[CrashCell.COUNT], row.note or "", row.words[CrashCell.LOST])
 
     def _await_burial(self, queue: str, identity: str) -> None:
         deadline = self._clock() + _PATIENCE
         for row in self._board.rows(Kind.WORKER):
             while _holds(row, queue, identity) and self._dead(row.words[Cell.PID]) and self._clock() < deadline:
                 self._pause(_LOOK_EVERY)
+
+    def _entry(self, key: str) -> Row:
+        """The row of a message, made if there is none; the oldest one is forgotten for it."""
+        row = self._find(key)
+        if row is None:
+            rows = list(self._board.rows(Kind.CRASH))
+            if len(rows) >= _MOST:
+                min(rows, key=lambda row: row.words[CrashCell.AT]).clear()
+            row = self._board.claim(Kind.CRASH, key)
+        row.words[CrashCell.AT] = int(self._clock() * 1e9)
+        return row
 
     def _find(self, key: str) -> Row | None:
         return next((row for row in self._board.rows(Kind.CRASH) if row.name == key), None)

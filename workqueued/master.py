@@ -23,7 +23,7 @@ from workqueued.errors import ConfigError
 from workqueued.evidence import Evidence
 from workqueued.logs import configure, identify, log
 from workqueued.pool import MONITOR, Pool
-from workqueued.rundir import claim, end_command, end_commands_left_behind
+from workqueued.rundir import claim, end_command, end_commands_left_behind, find_former
 from workqueued.scoreboard import Cell, Head, Kind, QueueCell, Row, Scoreboard, ScoreboardError, State
 from workqueued.slots import Action, Child, Drain, Ending, HandBack, Kill, Release, Spawn
 
@@ -84,9 +84,13 @@ class Master:
             die_with_parent(os.getppid())
         identify("master")
         with claim(self._config.run_directory):
-            end_commands_left_behind(self._config.run_directory)
+            former = find_former(self._config.run_directory)
             self._board = Scoreboard.create(self._config.run_directory)
-            self._coroner = Coroner(Evidence(self._board))
+            evidence = Evidence(self._board)
+            if former is not None:
+                end_commands_left_behind(former)
+                evidence.inherit(former)
+            self._coroner = Coroner(evidence)
             self._lifeline = Lifeline.create()
             self._lay_out_queue_rows(self._config)
             log.info("master.started", config=str(self._config.file), queues=len(self._config.queues))

@@ -78,10 +78,17 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How many workers of this host a message took down, its header included, and how the last one ended."""
+    """What this host knows of a message beyond its headers, which are counted in.
+
+    Attributes:
+        crashes: how many workers it took down.
+        cause: how the last one ended.
+        lost: how often the whole service ended with it in hand, for whatever reason.
+    """
 
     crashes: int
-    cause: str
+    cause: str = ""
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,38 +210,42 @@ def judge_unhandled(delivery: Delivery, queue: Queue, proof: Proof | None, now: 
         return Verdict(Outcome.DEAD, "expired", "it waited longer than its expiration allows")
     if not delivery.redelivered:
         return None
-    if proof is not None:
+    if proof is not None and proof.crashes > delivery.crashes:
         headers = {CRASHES: proof.crashes}
-        unproven = _given_out(delivery, queue) - 1
+        # The last of the broker's count is the crash itself.
+        unproven = _given_out(delivery, queue, proof) - (_broker_count(delivery, queue) is not None)
         if unproven > 0:  # a copy begins a new life for the broker, which counts from 0 again
             headers[REDELIVERIES] = unproven
         if proof.crashes >= queue.crashes:
             error = f"it took down {proof.crashes} workers, the last one by {proof.cause}"
             return Verdict(Outcome.DEAD, "crashed", one_line(error), headers=headers)
         return Verdict(Outcome.COUNTED, "crashed", one_line(proof.cause), headers=headers)
-    return _judge_redelivered(delivery, queue)
+    return _judge_redelivered(delivery, queue, proof)
 
 
-def _judge_redelivered(delivery: Delivery, queue: Queue) -> Verdict | None:
+def _judge_redelivered(delivery: Delivery, queue: Queue, proof: Proof | None) -> Verdict | None:
     """Given out again, nobody knows why: its workers or their hosts die of it, or it is handed back again and again.
 
     RabbitMQ 4 drops a message from a quorum queue at its 21st delivery, without a word, so ours comes first. Its
     x-delivery-count is believed only beside the redelivered flag, as a stranger's copy may carry an old one. A classic
-    queue does not count, so our copies do.
+    queue does not count, and marks everything as redelivered when its broker was killed; so there only what this host
+    remembers is counted, by a copy.
     """
-    total = _given_out(delivery, queue)
+    total = _given_out(delivery, queue, proof)
     if total >= queue.redeliveries:
         error = f"given out {total} times before and never settled: its workers died or let it go"
         return Verdict(Outcome.DEAD, "redelivered", error, headers={REDELIVERIES: total})
-    if _broker_count(delivery, queue) is not None:
+    if _broker_count(delivery, queue) is not None or total == delivery.count(REDELIVERIES):
         return None
     return Verdict(Outcome.COUNTED, "redelivered", headers={REDELIVERIES: total})
 
 
-def _given_out(delivery: Delivery, queue: Queue) -> int:
-    """How often a redelivered message was given out before."""
-    count = _broker_count(delivery, queue)
-    return delivery.count(REDELIVERIES) + (1 if count is None else count)
+def _given_out(delivery: Delivery, queue: Queue, proof: Proof | None) -> int:
+    """How often a redelivered message was given out before, as far as anybody counts."""
+    told, count = delivery.count(REDELIVERIES), _broker_count(delivery, queue)
+    if count is not None:
+        return told + count
+    return max(told, proof.lost if proof is not None else 0)
 
 
 def _broker_count(delivery: Delivery, queue: Queue) -> int | None:

@@ -18,16 +18,18 @@ from workqueued.scoreboard import Cell, Kind, Row, Scoreboard, ScoreboardError
 LOCK_FILE, PID_FILE = "lock", "pid"
 
 
-def end_commands_left_behind(directory: Path) -> None:
-    """Kill the commands of workers that a former master's end took along; those that live end their own.
-
-    The scoreboard of the former master still lies there, and tells.
-    """
+def find_former(directory: Path) -> Scoreboard | None:
+    """The scoreboard that the last master left behind; None when there is none, or one of another version."""
     with contextlib.suppress(ScoreboardError):
-        board = Scoreboard.open(directory)
-        for row in board.rows(Kind.WORKER):
-            if is_dead(row.words[Cell.PID]):
-                end_command(row)
+        return Scoreboard.open(directory)
+    return None
+
+
+def end_commands_left_behind(former: Scoreboard) -> None:
+    """Kill the commands of workers that a former master's end took along; those that live end their own."""
+    for row in former.rows(Kind.WORKER):
+        if is_dead(row.words[Cell.PID]):
+            end_command(row)
 
 
 def end_command(row: Row) -> None:

@@ -104,6 +104,8 @@ class Cell(enum.IntEnum):
     UNUSABLE = 17
     #: The crashes that the message in hand was known to have caused when it was taken.
     CRASHES = 18
+    #: … and how often it was known to have been given out again.
+    REDELIVERIES = 19
 
 
 class QueueCell(enum.IntEnum):
@@ -122,6 +124,8 @@ class CrashCell(enum.IntEnum):
     KIND = 0
     COUNT = 1
     AT = 2
+    #: How often the whole service ended with it in hand, which proves nothing.
+    LOST = 3
 
 
 class ScoreboardError(WorkqueuedError):

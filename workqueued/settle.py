@@ -138,7 +138,7 @@ class Settler:
             "duration_ms": round(ended.duration / 1e6, 3),
             "message_id": delivery.properties.message_id,
         }
-        if delivery.redelivered:
+        if delivery.given_before:
             facts["redelivered"] = True
         if outcome is Outcome.DONE:
             self._log.info("delivery.settled", **facts)

@@ -95,5 +95,5 @@ class Task:
 
     @property
     def redelivered(self) -> bool:
-        """Whether the broker gave this message out before: it may have been handled, in part or whole."""
-        return self._delivery.redelivered
+        """Whether this message was given out before: it may have been handled, in part or whole."""
+        return self._delivery.given_before

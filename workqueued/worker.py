@@ -20,7 +20,7 @@ from workqueued.amqp.copies import Copies
 from workqueued.backoff import Backoff
 from workqueued.callee import Callee
 from workqueued.config import Config, Queue
-from workqueued.delivery import Delivery
+from workqueued.delivery import REDELIVERIES, Delivery
 from workqueued.errors import ConfigError, ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
 from workqueued.evidence import Evidence
 from workqueued.keeper import Keeper
@@ -214,7 +214,7 @@ class Worker:
         started = self._take(delivery)
         proof = None
         if delivery.redelivered:
-            proof = self._evidence.look(self._place.queue_name, delivery.identity, delivery.crashes)
+            proof = self._evidence.look(self._place.queue_name, delivery.identity)
         result: Result = None
         verdict = judge_unhandled(delivery, self._queue, proof, now)
         if verdict is None:
@@ -243,6 +243,7 @@ class Worker:
         self._delivery = delivery
         row.message_id = delivery.identity
         row.words[Cell.CRASHES] = delivery.crashes
+        row.words[Cell.REDELIVERIES] = delivery.count(REDELIVERIES)
         row.words[Cell.TASK_STARTED] = started
         row.words[Cell.DELIVERED] += 1
         return started

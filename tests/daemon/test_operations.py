@@ -165,7 +165,7 @@ def test_a_stopped_worker_is_replaced_not_waited_for(daemon: Daemons, vhost: Vho
 
 def test_a_crashing_handler_is_backed_off_and_the_daemon_lives(daemon: Daemons, vhost: Vhost) -> None:
     """A message that kills its worker again and again does not make a busy loop of forks."""
-    with daemon(queue("ledgers:misbehave", workers=1)) as running:
+    with daemon(queue("ledgers:misbehave", workers=1, crashes=100)) as running:
         running.consuming(1)
         vhost.publish("task_queue", "exit")
         running.await_event("worker.died", 3, code=9, cause="exited")

@@ -40,7 +40,7 @@ def test_each_error_has_its_exit_code(error: type[WorkqueuedError], code: int) -
 
 
 def test_every_error_of_the_package_has_a_code_of_sysexits() -> None:
-    """Or that of a shell for Ctrl-C. 0 would mean success, 1 nothing in particular."""
+    """Or that of a shell for Ctrl-C, or for a reader that has gone. 0 would mean success, 1 nothing in particular."""
     for module in pkgutil.walk_packages(workqueued.__path__, "workqueued."):
         importlib.import_module(module.name)
     pending, seen = [WorkqueuedError], set()
@@ -49,8 +49,8 @@ def test_every_error_of_the_package_has_a_code_of_sysexits() -> None:
         pending += error.__subclasses__()
         if error.__module__.startswith("workqueued."):
             seen.add(error.__name__)
-            interrupted = 128 + signal.SIGINT
-            assert error.exit_code in (*range(os.EX_USAGE, os.EX_CONFIG + 1), interrupted), error
+            by_signal = (128 + signal.SIGINT, 128 + signal.SIGPIPE)
+            assert error.exit_code in (*range(os.EX_USAGE, os.EX_CONFIG + 1), *by_signal), error
     assert {"ConsumerCancelledError", "DirectoryError", "ScoreboardError", "UnroutableError"} <= seen
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from workqueued import evidence as module
 from workqueued.evidence import Evidence
+from workqueued.outcome import Proof
 from workqueued.scoreboard import Cell, Kind, Scoreboard, State
 
 
@@ -49,29 +50,25 @@ def hold(board: Scoreboard, slot: str, pid: int, message: str) -> None:
     row.message_id = message
     row.words[Cell.PID] = pid
     row.words[Cell.STATE] = State.BUSY
+    row.words[Cell.TASK_STARTED] = 1
 
 
 def test_a_message_that_nobody_died_of_is_innocent(board: Scoreboard, clock: Clock) -> None:
     """Also when others did."""
     table = make(board, clock)
     table.record("q", "poison", 0, "SIGSEGV")
-    assert table.look("q", "innocent", 0) is None
-    assert table.look("another queue", "poison", 0) is None
+    assert table.look("q", "innocent") is None
+    assert table.look("another queue", "poison") is None
 
 
 def test_each_death_counts_once(board: Scoreboard, clock: Clock) -> None:
-    """What its header tells already is no news."""
+    """Also that of a second worker, which took the message before the first death was known."""
     table = make(board, clock)
     assert table.record("q", "m", 0, "SIGSEGV") == 1
-    proof = table.look("q", "m", 0)
-    assert proof is not None
-    assert (proof.crashes, proof.cause) == (1, "SIGSEGV")
-    assert table.look("q", "m", 1) is None
+    assert table.look("q", "m") == Proof(1, "SIGSEGV")
     assert table.record("q", "m", 1, "exit code 9") == 2
-    assert table.record("q", "m", 1, "SIGKILL") == 3, "a second worker took it before the first death was known"
-    proof = table.look("q", "m", 1)
-    assert proof is not None
-    assert (proof.crashes, proof.cause) == (3, "SIGKILL")
+    assert table.record("q", "m", 1, "SIGKILL") == 3
+    assert table.look("q", "m") == Proof(3, "SIGKILL")
 
 
 def test_what_another_host_has_counted_goes_on(board: Scoreboard, clock: Clock) -> None:
@@ -92,22 +89,21 @@ def test_a_worker_that_seems_dead_is_waited_for_until_the_master_has_buried_it(b
             row.clear()
 
     waiting = Evidence(board, clock, bury, lambda pid: pid == 4711)
-    proof = waiting.look("q", "m", 0)
-    assert proof is not None
+    assert waiting.look("q", "m") == Proof(1, "SIGSEGV")
     assert clock.waits == 3
 
 
 def test_a_worker_that_lives_on_is_not_waited_for(board: Scoreboard, clock: Clock) -> None:
     """It lost its connection and goes on with its task: no crash."""
     hold(board, "q/0", 4711, "m")
-    assert make(board, clock).look("q", "m", 0) is None
+    assert make(board, clock).look("q", "m") is None
     assert clock.waits == 0
 
 
 def test_a_master_that_does_not_bury_is_not_waited_for_longer_than_a_second(board: Scoreboard, clock: Clock) -> None:
     """It may be stopped."""
     hold(board, "q/0", 4711, "m")
-    assert make(board, clock, 4711).look("q", "m", 0) is None
+    assert make(board, clock, 4711).look("q", "m") is None
     assert 101.0 <= clock.now <= 101.1
 
 
@@ -118,5 +114,24 @@ def test_the_oldest_is_forgotten_when_there_are_too_many(board: Scoreboard, cloc
         clock.now += 1
         table.record("q", f"m{number}", 0, "SIGSEGV")
     assert len(list(board.rows(Kind.CRASH))) == module._MOST
-    assert table.look("q", "m4", 0) is None
-    assert table.look("q", "m5", 0) is not None
+    assert table.look("q", "m4") is None
+    assert table.look("q", "m5") is not None
+
+
+def test_a_new_master_goes_on_from_the_table_of_the_last_one(board: Scoreboard, clock: Clock, tmp_path: Path) -> None:
+    """And notes what dead workers had in hand; those that live, or had nothing, tell nothing."""
+    former = make(board, clock)
+    former.record("q", "m", 0, "SIGSEGV")
+    hold(board, "q/0", 1, "in a dead hand")
+    hold(board, "q/1", 2, "in a living hand")
+    board.claim(Kind.WORKER, "q/2").words[Cell.PID] = 1
+    new = Scoreboard.create(tmp_path)
+    table = make(new, clock, 1)
+    table.inherit(board)
+    assert table.look("q", "m") == Proof(1, "SIGSEGV")
+    assert table.look("q", "in a dead hand") == Proof(0, "", 1)
+    assert len(list(new.rows(Kind.CRASH))) == 2
+    hold(new, "q/0", 1, "in a dead hand")
+    third = make(Scoreboard.create(tmp_path), clock, 1)
+    third.inherit(new)
+    assert third.look("q", "in a dead hand") == Proof(0, "", 2)
