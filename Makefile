@@ -57,7 +57,7 @@ test-daemon: venv  ## tests of the whole daemon: RabbitMQ, supervisord
 check: lint types contracts test  ## everything that must pass before a commit
 
 bench: venv  ## measure
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
 
 dist: venv  ## a wheel, in dist/
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

@@ -1,6 +1,6 @@
 """Measure what a command costs: a worker with `command: [/bin/true]` against amqp-consume of amqp-tools, written in C.
 
-    python bench/command.py [ROUNDS]      on a private broker
+    python -m bench.command: on a private broker
 
 Both take one message at a time from a classic queue, start /bin/true for it, and acknowledge when it has ended well.
 Ours also gives it a group, facts, pipes for its output and a deadline, and writes a line into the log.
@@ -15,17 +15,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pika
 import yaml
 
+from bench.common import COMMANDS, drain_rate, print_row
 from workqueued.node import Node
 from workqueued.sender import Sender
 
-COMMANDS = Path(sys.executable).parent
 BACKLOG = 2000
 PROGRAM = "/bin/true"
 
@@ -48,7 +46,7 @@ def measure_command(node: Node, rounds: int = 5) -> tuple[float, float]:
                 file.write_text(yaml.safe_dump(settings))
                 fill(file, queue)
                 with consumer(name, node, queue, file):
-                    rates.append(drain_rate(node, queue))
+                    rates.append(drain_rate(node, queue, BACKLOG))
     return statistics.median(ours), statistics.median(theirs)
 
 
@@ -75,31 +73,18 @@ def consumer(name: str, node: Node, queue: str, config: Path) -> Iterator[None]:
         process.wait(60)
 
 
-def drain_rate(node: Node, queue: str) -> float:
-    """Messages/s between the first and the last tenth of the backlog."""
-    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(node.url))) as connection:
-        channel = connection.channel()
-
-        def down_to(share: float) -> tuple[float, int]:
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline:
-                ready = int(channel.queue_declare(queue, passive=True).method.message_count)
-                if ready < share * BACKLOG:
-                    return time.monotonic(), ready
-                time.sleep(0.005)
-            raise SystemExit(f"bench: {queue}: not consumed within 120 s")
-
-        began, first = down_to(0.9)
-        ended, last = down_to(0.1)
-        return (first - last) / (ended - began)
-
-
 def main() -> int:
     """Measure and print."""
     with tempfile.TemporaryDirectory(prefix="wq-bench-") as folder, Node(Path(folder) / "broker") as node:
-        ours, theirs = measure_command(node, int(sys.argv[1]) if len(sys.argv) > 1 else 5)
-    print(f"command: {PROGRAM}: {ours:.0f}/s; amqp-consume: {theirs:.0f}/s; ratio {ours / theirs:.2f} (goal: ≥ 0.6)")
+        report(node)
     return 0
+
+
+def report(node: Node) -> None:
+    """Measure, and print a row of the table."""
+    ours, theirs = measure_command(node)
+    ratio = f"{ours:.0f}/s / {theirs:.0f}/s = {ours / theirs:.2f}"
+    print_row(f"one worker, command: [{PROGRAM}], classic, against amqp-consume of amqp-tools", ratio, "≥ 0.6")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """Measure what the project promises in figures: start, replacement, memory, idle CPU, wq-send, throughput.
 
-    make bench            about three minutes, on a private broker; prints a Markdown table
+    make bench            about ten minutes, on a private broker; prints a Markdown table
 
 Times of one run may be compared with each other, hardly with those of another day: machines are noisy, so what matters
 is given as a ratio within the run, from interleaved rounds.
 """
 
-import contextlib
-import datetime as dt
-import json
 import os
 import signal
 import statistics
@@ -16,18 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pika
 import yaml
 
+from bench import command, retries
+from bench.common import BENCH, COMMANDS, daemon, drain_rate, epoch, fill, print_row
 from workqueued.node import Node
 from workqueued.sender import Sender
 
-BENCH = Path(__file__).parent
-COMMANDS = Path(sys.executable).parent
 HANDLER = "bench_handler:nothing"
 
 PIKA_SEND = """
@@ -45,66 +39,6 @@ def on_message(ch, method, properties, body):
 ch.basic_consume(sys.argv[2], on_message)
 ch.start_consuming()
 """
-
-
-class Daemon:
-    """`workqueued` with a configuration and a JSON log."""
-
-    def __init__(self, folder: Path, url: str, queues: dict[str, Any], level: str = "info") -> None:
-        folder.mkdir()
-        self.log = folder / "log"
-        file = folder / "workqueued.yaml"
-        settings = {
-            "broker": {"url": url},
-            "queues": queues,
-            "run_directory": "run",
-            "pythonpath": str(BENCH),
-            "log": {"format": "json", "level": level},
-        }
-        file.write_text(yaml.safe_dump(settings))
-        self.started = time.time()
-        with self.log.open("wb") as log:
-            command = [str(COMMANDS / "workqueued"), "--config", str(file)]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """Events of a name, oldest first."""
-        lines = self.log.read_bytes().split(b"\n")[:-1]
-        return [event for event in map(json.loads, lines) if event["event"] == name]
-
-    def await_events(self, name: str, count: int, within: float = 60) -> list[dict[str, Any]]:
-        """Wait until there are so many."""
-        eventually(lambda: len(self.events(name)) >= count, within, f"{count} {name}")
-        return self.events(name)
-
-    def stop(self) -> None:
-        """Stop, and wait."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
-
-
-@contextlib.contextmanager
-def daemon(folder: Path, url: str, queues: dict[str, Any], level: str = "info") -> Iterator[Daemon]:
-    """A daemon for the length of a block."""
-    running = Daemon(folder, url, queues, level)
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-def eventually(condition: Callable[[], bool], within: float, what: str) -> None:
-    """Wait for a condition; give up loudly."""
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"bench: {what}: not within {within:g} s")
-        time.sleep(0.005)
-
-
-def epoch(event: dict[str, Any]) -> float:
-    """Seconds since the epoch of a log line."""
-    return dt.datetime.fromisoformat(event["time"]).timestamp()
 
 
 # --- what is measured ------------------------------------------------------------------------------------------------
@@ -132,7 +66,8 @@ def measure_replacement(scratch: Path, url: str) -> list[float]:
                 for _ in range(12):
                     sender.send("x", queue="bench")
             one.await_events("delivery.settled", 12 * (kills + 1))
-            victim = one.events("worker.consuming")[-1]["pid"]
+            # Each slot in turn: five deaths of one within a minute would be a crash loop.
+            victim = [e["pid"] for e in one.events("worker.consuming") if e["slot"] == f"bench/{kills % 4}"][-1]
             killed = time.time()
             os.kill(victim, signal.SIGKILL)
             times.append(1000 * (epoch(one.await_events("worker.consuming", 5 + kills)[-1]) - killed))
@@ -162,9 +97,9 @@ def measure_send(scratch: Path, url: str) -> tuple[float, float]:
     theirs = [sys.executable, str(script), url, "bench"]
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     for _ in range(15):
-        for name, command in (("ours", ours), ("theirs", theirs)):
+        for name, words in (("ours", ours), ("theirs", theirs)):
             began = time.monotonic()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
             times[name].append(1000 * (time.monotonic() - began))
     return statistics.median(times["ours"]), statistics.median(times["theirs"])
 
@@ -191,30 +126,6 @@ def measure_rate(
                 with daemon(scratch / queue, node.url, queues, name):
                     found.append(drain_rate(node, queue, backlog))
     return {name: statistics.median(found) for name, found in rates.items()}
-
-
-def fill(node: Node, queue: str, queue_type: str, backlog: int) -> None:
-    """Put messages of 100 bytes into a new queue."""
-    config = Path(node.directory) / "fill.yaml"
-    queues = {queue: {"handler": "x:y", "type": queue_type}}
-    config.write_text(yaml.safe_dump({"broker": {"url": node.url}, "queues": queues}))
-    with Sender(config=config) as sender:
-        for _ in sender.send_many(sender.message(b"x" * 100) for _ in range(backlog)):
-            pass
-
-
-def drain_rate(node: Node, queue: str, backlog: int) -> float:
-    """Messages/s between the first and the last tenth of a backlog."""
-    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(node.url))) as connection:
-        channel = connection.channel()
-
-        def ready() -> int:
-            return int(channel.queue_declare(queue, passive=True).method.message_count)
-
-        eventually(lambda: ready() < 0.9 * backlog, 60, f"{queue} being consumed")
-        began, first = time.monotonic(), ready()
-        eventually(lambda: ready() < 0.1 * backlog, 120, f"{queue} being emptied")
-        return (first - ready()) / (time.monotonic() - began)
 
 
 # --- /proc -----------------------------------------------------------------------------------------------------------
@@ -250,8 +161,10 @@ def main() -> int:
         pss, cpu = measure_idle(scratch, node.url, 64)
         ours, theirs = measure_send(scratch, node.url)
         rates = {queue_type: measure_rate(scratch, node, queue_type) for queue_type in ("classic", "quorum")}
-    print_row("figure", "measured", "goal")
-    print_row("---", "---", "---")
+        print_row("figure", "measured", "goal")
+        print_row("---", "---", "---")
+        retries.report(scratch, node)
+        command.report(node)
     print_row("first worker consuming after the master started (median of 5)", f"{since_master:.0f} ms", "≤ 1000 ms")
     print_row("… after the command was run", f"{since_command:.0f} ms", "")
     replaced = f"{statistics.median(kills):.0f} ms; {max(kills):.0f} ms"
@@ -265,11 +178,6 @@ def main() -> int:
             ratio = f"{rate[level]:.0f}/s / {rate['pika']:.0f}/s = {rate[level] / rate['pika']:.2f}"
             print_row(f"one worker, no-op handler, {queue_type}, log {level}, against pika's own loop", ratio, "")
     return 0
-
-
-def print_row(*cells: str) -> None:
-    """A row of a Markdown table."""
-    print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
