@@ -7,14 +7,12 @@ from several processes interleave in a pipe. When the reader is slow we wait for
 them; supervisord closes the pipe when the master dies, and a worker must finish its task all the same.
 """
 
-import io
 import json
 import os
 import select
 import socket
 import stat
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, MutableMapping
@@ -236,58 +234,6 @@ def _printable(value: Any) -> Any:
     if isinstance(value, str) and not value.replace("\n", "").isprintable():
         return value.encode("unicode_escape").decode()
     return value
-
-
-class LineLogger(io.TextIOBase):
-    """Stands in for sys.stdout and sys.stderr of a worker: what a handler prints becomes a log event a line."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._pending = ""
-        self._lock = threading.RLock()
-
-    def write(self, text: str) -> int:
-        """Take text; whole lines are logged."""
-        with self._lock:
-            self._pending += text
-            while "\n" in self._pending or len(self._pending) > _LONGEST_VALUE:
-                line = self._pending[:_LONGEST_VALUE].partition("\n")[0]
-                self._pending = self._pending[len(line) :].removeprefix("\n")
-                if line.strip():
-                    log.info("handler.printed", stream=self._name, line=line)
-        return len(text)
-
-    def writable(self) -> bool:
-        """Yes."""
-        return True
-
-    def fileno(self) -> int:
-        """The real stream's descriptor, for a program that a handler starts; its output is not ours to read."""
-        return 1 if self._name == "stdout" else 2
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """UTF-8, as the log."""
-        return "utf-8"
-
-    @property
-    def buffer(self) -> "_LineBuffer":
-        """The same for bytes, as sys.stdout has it."""
-        return _LineBuffer(self)
-
-
-class _LineBuffer(io.RawIOBase):
-    """Bytes on their way to a LineLogger."""
-
-    def __init__(self, lines: LineLogger) -> None:
-        self._lines = lines
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._lines.write(bytes(data).decode("utf-8", "backslashreplace"))
-        return len(data)
 
 
 class Reminder:

@@ -1,11 +1,13 @@
-"""What a command prints: its lines for the log, the end of its stderr for the dead letter.
+"""What a handler or a command prints: its lines for the log, the end of its stderr for the dead letter.
 
 Runs in: worker.
 
-A program may print anything: 100 MB, bytes that are no text, one line without an end. Past a limit it is read, counted
+Anything may be printed: 100 MB, bytes that are no text, one line without an end. Past a limit it is read, counted
 and thrown away, so that neither the log nor our memory grows with it.
 """
 
+import io
+import threading
 from typing import Any
 
 #: A line of the log holds no more without being shortened; a longer one is logged in pieces of at most so many bytes.
@@ -98,3 +100,83 @@ def _cut(data: bytes, at: int) -> int:
         if data[at - back] & 0xC0 != 0x80:
             return at - back
     return at
+
+
+class Output:
+    """What the handlers of a worker print, message by message; from any thread.
+
+    Args:
+        log: takes the lines.
+    """
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._lock = threading.RLock()
+        self._facts: dict[str, Any] = {}
+        self._printed: Printed | None = None
+
+    def begin(self, message_id: str | None) -> None:
+        """What is printed from now on belongs to this message."""
+        self._facts = {"message_id": message_id}
+
+    def end(self) -> None:
+        """The message is handled: log what has no end of line, and say what was not shown."""
+        if self._printed is not None:
+            with self._lock:
+                self._printed.finish()
+                self._printed = None
+        self._facts = {}
+
+    def write(self, stream: str, data: bytes) -> None:
+        """Take what was printed to `stdout` or `stderr`."""
+        with self._lock:
+            if self._printed is None:
+                self._printed = Printed(self._log.bind(**self._facts))
+            self._printed.feed(stream, data)
+
+
+class LineLogger(io.TextIOBase):
+    """Stands in for sys.stdout and sys.stderr of a worker."""
+
+    def __init__(self, name: str, output: Output) -> None:
+        self._name = name
+        self._output = output
+
+    def write(self, text: str) -> int:
+        """Take text; whole lines are logged."""
+        self._output.write(self._name, text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def fileno(self) -> int:
+        """The real stream's descriptor, for a program that a handler starts; its output is not ours to read."""
+        return 1 if self._name == "stdout" else 2
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """UTF-8, as the log."""
+        return "utf-8"
+
+    @property
+    def buffer(self) -> "_LineBuffer":
+        """The same for bytes, as sys.stdout has it."""
+        return _LineBuffer(self._name, self._output)
+
+
+class _LineBuffer(io.RawIOBase):
+    """The same for bytes."""
+
+    def __init__(self, name: str, output: Output) -> None:
+        self._name = name
+        self._output = output
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        self._output.write(self._name, data)
+        return len(data)

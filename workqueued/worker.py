@@ -24,8 +24,9 @@ from workqueued.delivery import REDELIVERIES, Delivery
 from workqueued.errors import ConfigError, ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
 from workqueued.evidence import Evidence
 from workqueued.keeper import Keeper
-from workqueued.logs import LineLogger, Reminder, identify, log
+from workqueued.logs import Reminder, identify, log
 from workqueued.outcome import Outcome, Result, Verdict, decide, judge_unhandled
+from workqueued.printed import LineLogger, Output
 from workqueued.recycle import Recycler
 from workqueued.scoreboard import Cell, Row, Scoreboard, State
 from workqueued.settle import Ended, Settler
@@ -70,9 +71,10 @@ def run(place: Place) -> int:
     inbox.install()
     forget_in_forks()
     identify("worker", slot=place.slot, queue=place.queue_name, generation=place.generation)
-    sys.stdout, sys.stderr = LineLogger("stdout"), LineLogger("stderr")
+    output = Output(log)
+    sys.stdout, sys.stderr = LineLogger("stdout", output), LineLogger("stderr", output)
     try:
-        return Worker(place, inbox).run()
+        return Worker(place, inbox, output).run()
     except QueueRefusedError as error:
         log.error("queue.refused", error=str(error))
         return error.exit_code
@@ -85,8 +87,9 @@ def run(place: Place) -> int:
 class Worker:
     """The state of a worker over its life."""
 
-    def __init__(self, place: Place, inbox: Inbox) -> None:
+    def __init__(self, place: Place, inbox: Inbox, output: Output) -> None:
         self._place = place
+        self._output = output
         self._queue: Queue = place.config.queues[place.queue_name]
         self._row = place.row
         self._inbox = inbox
@@ -257,6 +260,7 @@ class Worker:
     def _handle(self, delivery: Delivery) -> Result:
         """Run the handler on the lent connection; returns what it ended with."""
         task = Task(delivery, self._log, self._limit)
+        self._output.begin(task.message_id)
         self._keeper.lend()
         result: Result = None
         try:
@@ -266,6 +270,7 @@ class Worker:
             result = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
         if os.getpid() != self._pid:
             os._exit(os.EX_OK)  # the handler forked and came back in the child, which must not touch the connection
+        self._output.end()
         self._keeper.take_back()
         if self._inbox.restore() | self._callee.restore():
             log.warning("handler.meddled", error="the handler changed our signal handlers; they were put back")

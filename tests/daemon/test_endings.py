@@ -259,10 +259,11 @@ def test_what_no_master_can_prove_counts_against_the_wide_limit(daemon: Daemons,
             eventually(functools.partial(again, running, before + 1))
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
-    with daemon(queues, name="last") as running:
+    with daemon(queues, name="last" if kind == "quorum" else "host") as running:
+        handled = len(running.ledger())
         dead = running.await_event("delivery.settled", outcome="dead")
         assert (dead["reason"], dead["message_id"]) == ("redelivered", "m")
-        assert not running.ledger()
+        assert len(running.ledger()) == handled
 
 
 def test_a_crash_loop_backs_off_and_is_told_apart_from_poison(daemon: Daemons, vhost: Vhost) -> None:

@@ -107,7 +107,7 @@ def test_killing_a_worker_in_mid_task_gives_its_message_to_another_at_once(daemo
     """Kill -9: the other worker has the message at once, and a replacement consumes within a second."""
     with daemon(ledger_queue(2)) as running:
         running.consuming(2)
-        vhost.publish("task_queue", "2 precious")
+        vhost.publish("task_queue", "2 precious", message_id="m")
         victim = eventually(running.ledger)[0]["pid"]
         os.kill(victim, signal.SIGKILL)
         killed_at = time.monotonic()
@@ -117,7 +117,7 @@ def test_killing_a_worker_in_mid_task_gives_its_message_to_another_at_once(daemo
         replacement = running.await_event("worker.consuming", 3, within=5)
         died = running.await_event("worker.died", signal="SIGKILL", pid_died=victim)
         assert died["slot"] == replacement["slot"]
-        assert died["message_id"] == running.ledger()[0]["id"]
+        assert died["message_id"] == running.ledger()[0]["id"] == "m"
         settled = running.await_event("delivery.settled", outcome="done")
         assert settled["redelivered"] is True
         assert vhost.count("task_queue.dead") == 0

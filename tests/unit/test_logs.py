@@ -15,7 +15,8 @@ import pytest
 import structlog
 
 from workqueued import logs
-from workqueued.logs import LineLogger, LineWriter, Reminder, log
+from workqueued.logs import LineWriter, Reminder, log
+from workqueued.printed import LineLogger, Output
 from workqueued.scoreboard import State
 
 
@@ -416,7 +417,7 @@ def test_a_child_does_not_report_what_its_parent_dropped(monkeypatch: pytest.Mon
 def test_what_is_printed_becomes_an_event_a_line(open_log: Open) -> None:
     """Empty lines say nothing; what has no end yet waits for it."""
     end = open_log()
-    stream = LineLogger("stdout")
+    stream = LineLogger("stdout", Output(log))
     assert stream.write("one\ntwo ") == 8
     assert [event["line"] for event in end.events()] == ["one"]
     print("lines", file=stream)
@@ -431,17 +432,36 @@ def test_what_is_printed_becomes_an_event_a_line(open_log: Open) -> None:
 def test_a_printed_line_without_end_is_cut_and_nothing_is_lost(open_log: Open) -> None:
     """A megabyte without a newline would otherwise stay in memory."""
     end = open_log()
-    LineLogger("stderr").write("".join(f"{number:05} " for number in range(2000)) + "\n")
+    LineLogger("stderr", Output(log)).write("".join(f"{number:05} " for number in range(2000)) + "\n")
     lines = end.lines()
     assert len(lines) > 3
     assert max(map(len, lines)) <= select.PIPE_BUF
     assert "".join(json.loads(line)["line"] for line in lines).split() == [f"{n:05}" for n in range(2000)]
 
 
+def test_what_is_printed_belongs_to_its_message_and_has_a_limit(open_log: Open) -> None:
+    """A flood is counted and not logged; the next message may print again."""
+    end = open_log()
+    output = Output(log)
+    stream = LineLogger("stdout", output)
+    output.begin("m")
+    for _ in range(30):
+        stream.write("line\n" * 50)
+        end.lines()
+    output.end()
+    (muted,) = end.events()
+    assert (muted["event"], muted["message_id"], muted["lines"], muted["bytes"]) == ("handler.muted", "m", 500, 2500)
+    output.begin("n")
+    stream.write("no end")
+    assert end.lines() == []
+    output.end()
+    assert [(event["line"], event["message_id"]) for event in end.events()] == [("no end", "n")]
+
+
 def test_the_stand_in_for_stdout_is_a_text_stream(open_log: Open) -> None:
     """Libraries ask for these, logging's handlers write to it."""
     end = open_log()
-    stream = LineLogger("stderr")
+    stream = LineLogger("stderr", Output(log))
     assert stream.writable()
     assert not stream.isatty()
     assert stream.encoding == "utf-8"
