@@ -133,9 +133,9 @@ def decide(
         timed_out: the time limit was over; what is raised then is its consequence, whatever it is called.
         chance: between 0 and 1.
     """
-    delay = retry_delay(policy, attempt, chance)
     if result is None:
         return DONE
+    delay = retry_delay(policy, attempt, chance)
     if isinstance(result, UnusableError):
         return Verdict(Outcome.HANDED_BACK, "unusable", one_line(_shown(result)))
     if isinstance(result, Exit):
