@@ -400,6 +400,24 @@ def test_check_says_what_would_run(daemon: Daemons) -> None:
     assert "secret" not in done.stdout + done.stderr
 
 
+def test_check_looks_for_commands_and_doubts_time_limits(daemon: Daemons, tmp_path: Path) -> None:
+    """78 where a program is missing; what is only doubtful is said, with the remedy."""
+    queues: dict[str, Any] = {
+        "fine": {"command": ["/bin/true", "a secret"], "time_limit": "2h"},
+        "typed": {"handler": {"a": "ledgers:work", "default": "ledgers:Counting"}},
+    }
+    done = run_cli("daemon", "--check", "--config", str(daemon(queues).file))
+    assert done.returncode == 0, done.stderr
+    assert "fine: 1 worker, quorum, command /bin/true\n" in done.stdout
+    assert "typed: 1 worker, quorum, handler ledgers:work, ledgers:Counting" in done.stdout
+    assert "warning        queues.fine.time_limit: 7200s" in done.stdout
+    assert "rabbitmqctl set_policy" in done.stdout
+    queues["fine"]["command"] = [str(tmp_path / "absent")]
+    done = run_cli("daemon", "--check", "--config", str(daemon(queues).file))
+    assert done.returncode == os.EX_CONFIG
+    assert "queues.fine.command: there is no" in done.stderr
+
+
 def test_print_config_shows_defaults_and_no_password(daemon: Daemons) -> None:
     """What it prints is a valid configuration again, apart from the password."""
     good = daemon(url="amqp://u:secret@nowhere/")

@@ -123,7 +123,7 @@ def _check(config: Config) -> int:
         if queue.command and not _command_resolves(name, queue):
             code = os.EX_CONFIG
         for spec in dict.fromkeys(queue.handlers.values()):
-            if not _handler_resolves(spec, config.pythonpath):
+            if not _handler_resolves(spec, queue, config.pythonpath):
                 code = os.EX_CONFIG
     print("ok" if code == os.EX_OK else "not ok: see the messages above")
     return code
@@ -140,14 +140,15 @@ def _command_resolves(name: str, queue: Queue) -> bool:
     return True
 
 
-def _handler_resolves(spec: str, pythonpath: Sequence[Path]) -> bool:
-    """Import a handler in a child: user code may print, hang on to things, or crash."""
+def _handler_resolves(spec: str, queue: Queue, pythonpath: Sequence[Path]) -> bool:
+    """Import a handler in a child, as its worker would: user code may print, hang on to things, or crash."""
     pid = os.fork()
     if pid == 0:
         code = os.EX_CONFIG
         try:
             from workqueued.handlers import resolve
 
+            os.environ.update(queue.environment or {})
             resolve(spec, pythonpath)
             code = os.EX_OK
         except ConfigError as error:
