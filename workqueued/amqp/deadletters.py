@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from workqueued.amqp.connection import PIKA_ERRORS, connect, properties_from_pika, translate, translated
-from workqueued.amqp.floats import exact_floats
+from workqueued.amqp.tables import exact_tables
 from workqueued.amqp.topology import DEAD_QUEUE_ARGUMENTS, declare_dead_queue, explain_dead_queue, find_difference
 from workqueued.config import ACK_TIMEOUT, Broker
 from workqueued.delivery import Delivery
@@ -57,7 +57,7 @@ class DeadQueue:
         self.timeout = timeout
         self.exists = False
         self._broker = broker
-        self._floats = contextlib.ExitStack()
+        self._tables = contextlib.ExitStack()
         self._connection: Any = None
         self._control: Any = None
 
@@ -69,7 +69,7 @@ class DeadQueue:
             ConnectionLostError, RefusedError: no connection.
             QueueRefusedError: no permission, or looking through this queue would lose messages.
         """
-        self._floats.enter_context(exact_floats())
+        self._tables.enter_context(exact_tables())
         try:
             self._connection = connect(self._broker, "wq-dead")
             with translated():
@@ -86,7 +86,7 @@ class DeadQueue:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._floats.close()
+        self._tables.close()
         with contextlib.suppress(Exception):
             if self._connection.is_open:
                 self._connection.close()  # written acks are flushed before
@@ -226,6 +226,7 @@ class Look:
         self._bodies, self._prefetch = bodies, prefetch
         self._inbox: deque[Letter] = deque()
         self._consumer: str | None = None
+        self._consumers = 0
         self._cancelled = self._finished = False
         self._held = 0  # of what this consumer was given
         self._first_held: int | None = None
@@ -276,10 +277,13 @@ class Look:
 
     def _consume(self) -> None:
         """The first consumer, or the next: the one before has used up its prefetch, so nothing is on its way to it."""
+        self._consumers += 1
+        # What consumers held goes back in the order of their tags (RabbitMQ 3.10, up to 32 of them).
+        tag = f"look.{self._consumers:06}"
         with translated():
             if self._consumer is not None:
                 self._channel.basic_cancel(self._consumer)
-            self._consumer = self._channel.basic_consume(self._queue.name, self._on_message)
+            self._consumer = self._channel.basic_consume(self._queue.name, self._on_message, consumer_tag=tag)
         self._held = 0
 
     def _doubt(self) -> None:

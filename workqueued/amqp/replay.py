@@ -21,6 +21,8 @@ from workqueued.letters import LEFT_OUT, Letter
 
 #: How many messages are on their way at once, and how many bytes of body.
 _WINDOW, _WINDOW_BYTES = 1000, 16 * 2**20
+#: After so many publishes they are sent and confirms heard, so that the broker has its work while we do ours.
+_TURN_AFTER = 100
 #: Text of headers that may be sent as it is: in UTF-8 it is at most four times as long, and one frame holds 128 KiB.
 _SAFE_TEXT = 30_000
 #: How many letters that could not be moved are remembered one by one.
@@ -46,6 +48,7 @@ class Replay:
         self._smallest_refused: int | None = None
         self._progress_at = 0.0
         self._untaken = 0
+        self._unsent = 0
         self.moved = 0
         self.left = 0
         self.reasons: list[tuple[str, WorkqueuedError]] = []
@@ -82,6 +85,9 @@ class Replay:
             self._leave(look, letter, DataError(f"its {len(message.body)} bytes are more than this broker takes"))
             return
         self._publish(look, letter, message)
+        self._unsent += 1
+        if self._unsent >= _TURN_AFTER:
+            self.turn(look)
         while self._publisher.in_flight >= _WINDOW or self._publisher.in_flight_bytes >= _WINDOW_BYTES:
             self.turn(look, 0.5)
 
@@ -103,6 +109,7 @@ class Replay:
 
     def turn(self, look: Look, wait: float = 0) -> None:
         """Hear what was confirmed, and take it out; waits so many seconds for the first. Errors as for `put`."""
+        self._unsent = 0
         confirms = self._publisher.confirms
         try:
             if not wait or not self._publisher.in_flight:

@@ -285,7 +285,7 @@ class Account:
         if left:
             note(f"{messages(left)} could not be {past} and {'is' if left == 1 else 'are'} still in {name}")
         if unknown:
-            note(f"{messages(unknown)} more may be {past}, or not: the broker did not confirm it ({self._deed.doubt})")
+            note(f"{unknown} more may be {past}, or not: the broker did not confirm it ({self._deed.doubt})")
 
     def check(self) -> None:
         """Raise what the exit code is to tell, after everything was said."""
