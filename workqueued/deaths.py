@@ -102,7 +102,7 @@ class Coroner:
             facts["running_s"] = round((time.monotonic_ns() - started) / 1e9, 1)
         if known.busy:
             cause = in_short(death.code, death.signal, known)
-            facts["crashes"] = self._evidence.record(child.queue, row.message_id or "", words[Cell.CRASHES], cause)
+            facts["crashes"] = self._evidence.record(child.queue, row, cause)
         log.error("worker.died" if child.queue else "monitor.died", **facts)
 
     def warn(self, queue: str, loop: CrashLoop | None) -> None:

@@ -6,6 +6,7 @@ Plain values; the AMQP library's own types stay behind `amqp/`.
 import hashlib
 import os
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,7 @@ REPLAYED = "x-wq-replayed"
 
 #: A forged count beyond this is not believed.
 _MOST = 1_000_000
-#: How much of a body goes into the identity of a message without an id, bytes.
+#: How much of a body is looked at to tell messages apart, bytes.
 _TELLING = 65_536
 
 
@@ -110,6 +111,12 @@ class Delivery:
             return self.properties.message_id
         digest = hashlib.blake2b(self.body[:_TELLING], digest_size=16)
         return f"body:{len(self.body)}:{digest.hexdigest()}"
+
+    @property
+    def life(self) -> int:
+        """Tells its lives apart, 32 bits: senders may use an id again for something else, and a replay begins anew."""
+        replayed = self._integer(REPLAYED) or 0
+        return zlib.crc32(self.body[:_TELLING], replayed & 0xFFFFFFFF)
 
     def waited_ms(self, now: float) -> int | None:
         """Milliseconds from when it could be handled to `now` (seconds since the epoch).

@@ -44,22 +44,21 @@ class Evidence:
         self._pause = pause
         self._dead = dead or is_dead
 
-    def record(self, queue: str, identity: str, known: int, cause: str) -> int:
-        """A worker died with this message in hand; returns how many it took down by now.
+    def record(self, queue: str, worker: Row, cause: str) -> int:
+        """A worker died with a message in its handler's hands; returns how many workers that took down by now.
 
         Args:
             queue: the worker's.
-            identity: of the message, see `Delivery.identity`.
-            known: the crashes that the message's header told of when that worker took it.
+            worker: its row, which tells of the message, and of the crashes that its header told of.
             cause: how it ended.
 
         Raises:
             ScoreboardError: no row is left.
         """
-        row = self._entry(_key(queue, identity))
+        row = self._entry(_key(queue, worker.message_id or "", worker.words[Cell.LIFE]))
         row.note = cause
         # Two workers may have taken it at the same count: the second before this entry was there.
-        row.words[CrashCell.COUNT] = max(row.words[CrashCell.COUNT], known) + 1
+        row.words[CrashCell.COUNT] = max(row.words[CrashCell.COUNT], worker.words[Cell.CRASHES]) + 1
         return row.words[CrashCell.COUNT]
 
     def inherit(self, former: Scoreboard) -> None:
@@ -80,17 +79,18 @@ class Evidence:
             words = old.words
             busy = words[Cell.STATE] == State.BUSY and words[Cell.TASK_STARTED]
             if busy and old.message_id and self._dead(words[Cell.PID]):
-                row = self._entry(_key((old.name or "").rpartition("/")[0], old.message_id))
+                queue = (old.name or "").rpartition("/")[0]
+                row = self._entry(_key(queue, old.message_id, words[Cell.LIFE]))
                 row.words[CrashCell.LOST] = max(row.words[CrashCell.LOST], words[Cell.REDELIVERIES]) + 1
 
-    def look(self, queue: str, identity: str) -> Proof | None:
-        """What is known of a message that was redelivered.
+    def look(self, queue: str, identity: str, life: int) -> Proof | None:
+        """What is known of a message that was redelivered; see `Delivery` for `identity` and `life`.
 
         The broker notices a worker's death before the master does, so a worker that still seems to hold the message
         and is dead is waited for: the master records, then clears its row.
         """
         self._await_burial(queue, identity)
-        row = self._find(_key(queue, identity))
+        row = self._find(_key(queue, identity, life))
         if row is None:
             return None
         return Proof(row.words[CrashCell.COUNT], row.note or "", row.words[CrashCell.LOST])
@@ -116,8 +116,8 @@ class Evidence:
         return next((row for row in self._board.rows(Kind.CRASH) if row.name == key), None)
 
 
-def _key(queue: str, identity: str) -> str:
-    return hashlib.blake2b(f"{queue}\0{identity}".encode("utf-8", "replace"), digest_size=16).hexdigest()
+def _key(queue: str, identity: str, life: int) -> str:
+    return hashlib.blake2b(f"{life}\0{queue}\0{identity}".encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 def _holds(row: Row, queue: str, identity: str) -> bool:

@@ -106,6 +106,8 @@ class Cell(enum.IntEnum):
     CRASHES = 18
     #: … and how often it was known to have been given out again.
     REDELIVERIES = 19
+    #: Tells the lives of a message apart (see `Delivery.life`).
+    LIFE = 20
 
 
 class QueueCell(enum.IntEnum):

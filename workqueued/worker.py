@@ -217,11 +217,11 @@ class Worker:
         started = self._take(delivery)
         proof = None
         if delivery.redelivered:
-            proof = self._evidence.look(self._place.queue_name, delivery.identity)
+            proof = self._evidence.look(self._place.queue_name, delivery.identity, delivery.life)
         result: Result = None
         verdict = judge_unhandled(delivery, self._queue, proof, now)
         if verdict is None:
-            self._begin(started)
+            self._begin()
             result = self._handle(delivery)
             verdict = decide(result, delivery.attempt, self._queue.retry, timed_out=self._callee.timed_out)
         duration = time.monotonic_ns() - started
@@ -245,16 +245,17 @@ class Worker:
         started = time.monotonic_ns()
         self._delivery = delivery
         row.message_id = delivery.identity
+        row.words[Cell.LIFE] = delivery.life
         row.words[Cell.CRASHES] = delivery.crashes
         row.words[Cell.REDELIVERIES] = delivery.count(REDELIVERIES)
         row.words[Cell.TASK_STARTED] = started
         row.words[Cell.DELIVERED] += 1
         return started
 
-    def _begin(self, started: int) -> None:
+    def _begin(self) -> None:
         """From here on, the end of this process is taken for the message's fault."""
         if self._hard_limit:
-            self._row.words[Cell.DEADLINE] = started + self._hard_limit
+            self._row.words[Cell.DEADLINE] = time.monotonic_ns() + self._hard_limit
         self._row.words[Cell.STATE] = State.BUSY
 
     def _handle(self, delivery: Delivery) -> Result:

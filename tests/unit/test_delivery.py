@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,3 +83,27 @@ def test_message_ids_sort_by_time_also_as_text(monkeypatch: pytest.MonkeyPatch) 
 def test_bodies_do_not_show_in_a_repr() -> None:
     """A repr ends up in a log; a body may be anything."""
     assert "secret" not in repr(Message("q", b"secret")) + repr(Delivery("q", 1, b"secret", Properties()))
+
+
+def test_a_life_is_told_by_the_body_and_by_a_replay() -> None:
+    """Not by what copies add."""
+    first = delivery({"x-wq-crashes": 1})
+    assert first.life == delivery({}).life
+    assert first.life != delivery({"x-wq-replayed": 1_700_000_000_000}).life
+    assert first.life != replace(first, body=b"another").life
+    assert 0 <= delivery({"x-wq-replayed": -(2**63)}).life < 2**32
+
+
+def test_a_message_without_an_id_is_known_by_its_content() -> None:
+    """An id, if there is one, is all that counts."""
+    assert delivery({}).identity.startswith("body:")
+    named = replace(delivery({}), properties=Properties(message_id="m"))
+    assert named.identity == "m"
+
+
+def test_a_message_that_was_copied_to_count_it_was_given_out_before() -> None:
+    """The broker's flag does not survive a copy."""
+    assert not delivery({}).given_before
+    assert delivery({"x-wq-crashes": 1}).given_before
+    assert delivery({"x-wq-redeliveries": 1}).given_before
+    assert replace(delivery({}), redelivered=True).given_before
