@@ -16,6 +16,8 @@ from workqueued.node import Node
 
 Daemons = Callable[..., Daemon]
 
+#: A quorum queue whose broker dies within seconds of its declaration has no leader ever after (rabbitmq-server#15725).
+OLD_ENOUGH = 5.0
 #: Comes again after a second, without jitter.
 SOON = {"attempts": 3, "first": "1s", "factor": 1, "jitter": 0}
 
@@ -241,6 +243,29 @@ def test_an_innocent_long_task_is_not_buried_by_lost_connections_and_deploys(
     with daemon(queues, name="last") as running:
         running.await_event("delivery.settled", outcome="done", message_id="innocent", within=20)
         assert vhost.count("task_queue.dead") == 0
+
+
+def test_an_innocent_long_task_is_not_buried_by_broker_restarts(
+    daemon: Daemons, mortal: Vhost, mortal_node: Node
+) -> None:
+    """Three of them, the last a kill -9, on both kinds of queues."""
+    queues = {kind: {"handler": "ledgers:by_word", "type": kind} for kind in ("quorum", "classic")}
+    with daemon(queues, url=mortal) as running:
+        running.consuming(2)
+        time.sleep(OLD_ENOUGH)
+        for kind in queues:
+            mortal.publish(kind, "sleep 6", message_id=kind)
+        for number in range(3):
+            eventually(functools.partial(again, running, 2 * (number + 1)), within=20)
+            if number < 2:
+                mortal_node.stop()
+            else:
+                mortal_node.kill()
+            mortal_node.start()
+        for kind in queues:
+            running.await_event("delivery.settled", outcome="done", message_id=kind, within=60)
+            assert mortal.count(f"{kind}.dead") == 0
+        assert not running.events("worker.died")
 
 
 @pytest.mark.parametrize("kind", ["quorum", "classic"])
