@@ -32,9 +32,11 @@ NEXT = """
 ---- It works. In another terminal, in {root}, try:
 
     .venv/bin/wq-send Hello...                                a task of three seconds
+    .venv/bin/wq-send --delay 10s Later.                      a task of a second, in ten seconds
     seq 1 10000 | .venv/bin/wq-send --lines --quiet           ten thousand that take no time
     pgrep -af workqueued:                                     the workers; kill -9 one of them
     pkill -9 -f $PWD/.run/broker                              the broker as well; it is started again
+    .venv/bin/wq-dead list                                    what failed for good: nothing yet
     {ctl} status
 
   Change `workers:` in workqueued.yaml, or anything else there, and have it read again:
