@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,7 @@ from harness import alive, eventually
 
 from workqueued.backoff import Backoff
 from workqueued.errors import ConfigError, TemporaryError
+from workqueued.evidence import is_dead
 from workqueued.keeper import Keeper
 from workqueued.rundir import PID_FILE, claim
 from workqueued.signals import Inbox
@@ -311,3 +313,31 @@ def test_select_sees_the_inbox() -> None:
     assert inbox.take() == [signal.SIGTERM]
     assert inbox.take() == []
     inbox.close()
+
+
+def test_a_process_is_dead_as_soon_as_it_begins_to_die() -> None:
+    """Zombies too, and those that are gone; not one that lives."""
+    assert not is_dead(os.getpid())
+    process = subprocess.Popen(["sleep", "60"])
+    assert not is_dead(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert is_dead(process.pid)
+    process.wait()
+    assert is_dead(process.pid)
+
+
+def test_a_process_whose_socket_is_closed_by_its_death_is_seen_to_be_dead() -> None:
+    """The broker learns of a worker's death at that moment, and gives its message to another one."""
+    for _ in range(30):
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            bytearray(50 * 2**20)  # memory takes its time to be given back
+            time.sleep(60)
+        theirs.close()
+        os.kill(pid, signal.SIGKILL)
+        assert ours.recv(1) == b""
+        assert is_dead(pid)
+        os.waitpid(pid, 0)
+        ours.close()
