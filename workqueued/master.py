@@ -195,7 +195,7 @@ class Master:
             log.debug("child.reaped", slot=child.slot, pid_died=death.pid, lived_s=lived)
         elif ending is Ending.DIED:
             self._coroner.examine(death, row, child, self._config.queues.get(child.queue))
-            self._coroner.warn(child.queue, self._pool.crash_loop(child.queue, time.monotonic()))
+            self._coroner.warn(child.queue, self._pool.fates[child.queue].crash_loop(time.monotonic()))
         elif ending is Ending.MISCONFIGURED and child.queue in self._pool.paused():
             self._tell_paused(child.queue, row.note)
         elif ending is Ending.MISCONFIGURED and child.generation > 1:

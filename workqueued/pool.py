@@ -17,9 +17,9 @@ from workqueued.backoff import Backoff
 from workqueued.config import Config
 from workqueued.slots import (
     MANY_DEATHS,
+    REMEMBERED,
     Action,
     Child,
-    CrashLoop,
     Drain,
     Ending,
     HandBack,
@@ -37,8 +37,8 @@ NO_QUEUE = ""
 _HEALTHY_AFTER = 5.0
 #: Ceilings of the delays before an unhealthy slot is filled again, seconds. The first death is replaced at once.
 _CRASH_FIRST, _CRASH_MOST = 0.5, 60.0
-#: Deaths longer ago than this are forgotten, seconds.
-_REMEMBERED = 60.0
+#: The same for a slot whose workers settle something and die often all the same.
+_PROGRESS_MOST = 1.0
 #: How long a queue that the broker refused is left alone, seconds.
 REFUSED_FOR = 60.0
 #: A child that shows no sign of life outside of a task for this long is killed, seconds; at least three times the time
@@ -182,7 +182,6 @@ class Pool:
             elif self._runs_command(child.queue):
                 fate.paused = True  # it was there when its queue was first served
         if ending is Ending.DIED:
-            slot.deaths.append(now)
             fate.deaths.append((now, message))
         if ending in (Ending.DIED, Ending.MISCONFIGURED):
             self._back_off(slot, child, settled, now)
@@ -205,21 +204,16 @@ class Pool:
         known = self.config.queues.get(queue)
         return known is not None and known.command is not None
 
-    def crash_loop(self, queue: str, now: float) -> CrashLoop | None:
-        """Whether the workers of a queue die again and again."""
-        recent = [(at, message) for at, message in self.fates[queue].deaths if now - at < _REMEMBERED]
-        if len(recent) < MANY_DEATHS:
-            return None
-        messages = {message for _, message in recent if message}
-        return CrashLoop(len(recent), round(now - recent[0][0], 1), len(messages))
-
     def _back_off(self, slot: Slot, child: Child, settled: int, now: float) -> None:
-        # One that settles a message and dies of the next, again and again, is no healthy one either.
-        often = len(slot.deaths) == MANY_DEATHS and now - slot.deaths[0] < _REMEMBERED
-        if now - child.spawned_at >= _HEALTHY_AFTER or (settled and not often):
+        short = now - child.spawned_at < _HEALTHY_AFTER
+        if short:
+            slot.deaths.append(now)
+        if settled or not short:
             slot.backoff.reset()
             slot.unhealthy = 0
-            slot.retry_at = now
+            # Settling one message and dying of the next, again and again, is progress, but must be no busy loop.
+            often = short and len(slot.deaths) == MANY_DEATHS and now - slot.deaths[0] < REMEMBERED
+            slot.retry_at = now + (_PROGRESS_MOST * self.chance() if often else 0.0)
             return
         slot.unhealthy += 1
         slot.retry_at = now if slot.unhealthy == 1 else now + slot.backoff.next_delay()

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from workqueued.backoff import Backoff
 
-#: So many deaths within a minute are a crash loop.
+#: So many deaths within a minute are a crash loop; those longer ago are forgotten, seconds.
 MANY_DEATHS = 5
+REMEMBERED = 60.0
 
 
 class Ending(enum.Enum):
@@ -115,23 +116,6 @@ class Slot:
             yield self.successor
 
 
-@dataclass(slots=True)
-class QueueFate:
-    """What is known of a queue as a whole."""
-
-    #: The newest generation that had a child ready.
-    proven: int = 0
-    #: The generation whose canary failed; the old one goes on.
-    failed: int = 0
-    refused_until: float = 0.0
-    #: A child of it came as far as the broker, so its handler could be imported once.
-    imported: bool = False
-    #: Its command cannot be run: nobody serves it until a reload.
-    paused: bool = False
-    #: When its last workers died, and the identity of the message each had in hand, if any.
-    deaths: deque[tuple[float, str | None]] = field(default_factory=lambda: deque(maxlen=50))
-
-
 @dataclass(frozen=True, slots=True)
 class CrashLoop:
     """Many deaths in a queue: how many within how many seconds, and over how many different messages."""
@@ -148,3 +132,28 @@ class CrashLoop:
         if self.messages == 1:
             return "poison: it is one message"
         return f"the code is broken: {self.messages} different messages"
+
+
+@dataclass(slots=True)
+class QueueFate:
+    """What is known of a queue as a whole."""
+
+    #: The newest generation that had a child ready.
+    proven: int = 0
+    #: The generation whose canary failed; the old one goes on.
+    failed: int = 0
+    refused_until: float = 0.0
+    #: A child of it came as far as the broker, so its handler could be imported once.
+    imported: bool = False
+    #: Its command cannot be run: nobody serves it until a reload.
+    paused: bool = False
+    #: When its last workers died, and the identity of the message each had in hand, if any.
+    deaths: deque[tuple[float, str | None]] = field(default_factory=lambda: deque(maxlen=50))
+
+    def crash_loop(self, now: float) -> CrashLoop | None:
+        """Whether its workers die again and again."""
+        recent = [(at, message) for at, message in self.deaths if now - at < REMEMBERED]
+        if len(recent) < MANY_DEATHS:
+            return None
+        messages = {message for _, message in recent if message}
+        return CrashLoop(len(recent), round(now - recent[0][0], 1), len(messages))
