@@ -168,11 +168,6 @@ class Filter:
     after: int | None = None
     before: int | None = None
 
-    @property
-    def empty(self) -> bool:
-        """Whether every letter is meant."""
-        return self == _EVERYTHING
-
     def matches(self, letter: Letter) -> bool:
         """Whether this letter is meant."""
         if self.ids and letter.identity not in self.ids:
@@ -198,9 +193,6 @@ class Filter:
 
     def _has_reason(self, reason: str) -> bool:
         return reason in self.reasons or (reason.startswith(BROKER) and BROKER[:-1] in self.reasons)
-
-
-_EVERYTHING = Filter()
 
 
 def replayed(letter: Letter, queue: str, now: float) -> Message:

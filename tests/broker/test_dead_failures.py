@@ -27,6 +27,9 @@ from workqueued.errors import ConnectionLostError, QueueRefusedError
 from workqueued.letters import replayed
 from workqueued.node import Node
 
+#: RabbitMQ 3.10 loses a quorum queue that was declared less than two seconds before it is killed, seconds.
+_OLD_ENOUGH = 3
+
 Block = Callable[[], AbstractContextManager[None]]
 Make = Callable[..., Any]
 
@@ -283,7 +286,7 @@ def test_a_broker_that_is_killed_in_the_middle_has_everything(mortal: Vhost, mor
     """Killed with -9 and started again: each message is in one of the two queues, or in both."""
     declare(mortal)
     fill(mortal, 2000)
-    time.sleep(3)  # RabbitMQ 3.10 loses a quorum queue that was declared less than two seconds before
+    time.sleep(_OLD_ENOUGH)  # nothing to wait for: see the constant
     with running(mortal, "replay", "--all", "--yes", "--rate", "1000") as process:
         eventually(lambda: mortal.count("work") >= 100)
         mortal_node.kill()
@@ -385,6 +388,23 @@ def replayed_letter(message_id: str) -> Any:
     letter = Letter(1, message_id, Properties(message_id=message_id), 0, b"")
     properties = replayed(letter, "work", 2**33).properties  # marked far in the future: surely after the start
     return dataclasses.replace(properties, headers={**properties.headers, "x-wq-reason": "failed"})
+
+
+def test_consumers_that_take_over_from_each_other_keep_the_order(box: Vhost, broker: Broker) -> None:
+    """RabbitMQ 3.10 gives back what consumers held in the order of their tags, and ours have them in order."""
+    fill(box, 1050)
+    expected = [f"letter-{number:06}" for number in range(1050)]
+    with DeadQueue(broker, "work.dead") as queue:
+        for _ in range(3):
+            look = queue.look(bodies=False, prefetch=40)
+            seen = []
+            while not look.ended:
+                for letter in look.take(0.2):
+                    look.hold(letter)
+                    seen.append(letter.identity)
+            look.finish()
+            assert seen == expected
+            assert box.count("work.dead") == 1050
 
 
 def test_acks_out_of_order_take_out_exactly_what_they_name(box: Vhost, broker: Broker) -> None:

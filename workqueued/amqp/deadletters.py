@@ -2,9 +2,9 @@
 
 Runs in: `wq-dead`.
 
-A look is a consumer that acknowledges nothing: when its channel closes, everything goes back. RabbitMQ gives a consumer
-of a quorum queue at most 2000 messages that it has not acknowledged, whatever prefetch was asked for (3.10: also for
-"no limit"), so a look goes on with another consumer on the same channel when all that one was given is held.
+A look is a consumer that acknowledges nothing: when its channel closes, everything goes back. A consumer without a
+prefetch gets at most 2000 messages of a quorum queue (RabbitMQ 3.10), and with one there is a limit as well, so a look
+goes on with another consumer on the same channel when all that the one before was given is held.
 """
 
 import contextlib
@@ -24,8 +24,9 @@ from workqueued.delivery import Delivery
 from workqueued.errors import ConnectionLostError, QueueRefusedError, TemporaryError, WorkqueuedError
 from workqueued.letters import Letter
 
-#: Messages that a consumer is given at once; beyond 2000 RabbitMQ's quorum queues do not go.
-PREFETCH = 2000
+#: Messages that a consumer is given before the next one takes over. What is read ahead of the caller is far less: each
+#: turn reads some 100 kB.
+PREFETCH = 10_000
 #: How long a look may hold messages before the broker takes them back and closes the channel, seconds, with room.
 LONGEST_HOLD = ACK_TIMEOUT / 2
 #: How long the broker may need to put back what a look held, seconds; 0.15 for 100,000 messages.
@@ -278,7 +279,7 @@ class Look:
     def _consume(self) -> None:
         """The first consumer, or the next: the one before has used up its prefetch, so nothing is on its way to it."""
         self._consumers += 1
-        # What consumers held goes back in the order of their tags (RabbitMQ 3.10, up to 32 of them).
+        # What consumers held goes back in the order of their tags (RabbitMQ 3.10, as long as there are at most 32).
         tag = f"look.{self._consumers:06}"
         with translated():
             if self._consumer is not None:
