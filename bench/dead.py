@@ -15,6 +15,7 @@ from typing import Any
 
 import pika
 
+from bench.common import print_row
 from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.topology import declare_dead_queue
 from workqueued.config import Broker
@@ -98,11 +99,15 @@ def _letter() -> Message:
 def main() -> int:
     """Measure and print."""
     with tempfile.TemporaryDirectory(prefix="wq-bench-") as folder, Node(Path(folder) / "broker") as node:
-        rate, memory = measure_replay(node.url), measure_list(node.url)
-    print("| figure | measured | goal |\n| --- | --- | --- |")
-    print(f"| `wq-dead replay` of {LETTERS:,} letters | {rate:,.0f}/s | ≥ 5,000/s |")
-    print(f"| `wq-dead list` of {LETTERS:,} letters, memory at its peak | {memory:.0f} MB | < 100 MB |")
+        report(node)
     return 0
+
+
+def report(node: Node) -> None:
+    """Measure, and print rows of the table."""
+    print_row(f"`wq-dead replay` of {LETTERS:,} letters", f"{measure_replay(node.url):,.0f}/s", "≥ 5,000/s")
+    memory = f"{measure_list(node.url):.0f} MB"
+    print_row(f"`wq-dead list` of {LETTERS:,} letters, memory at its peak", memory, "< 100 MB")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from bench import command, retries
+from bench import command, dead, retries
 from bench.common import BENCH, COMMANDS, daemon, drain_rate, epoch, fill, print_row
 from workqueued.node import Node
 from workqueued.sender import Sender
@@ -165,6 +165,7 @@ def main() -> int:
         print_row("---", "---", "---")
         retries.report(scratch, node)
         command.report(node)
+        dead.report(node)
     print_row("first worker consuming after the master started (median of 5)", f"{since_master:.0f} ms", "≤ 1000 ms")
     print_row("… after the command was run", f"{since_command:.0f} ms", "")
     replaced = f"{statistics.median(kills):.0f} ms; {max(kills):.0f} ms"

@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from workqueued import __version__
+from workqueued.cli.arguments import Parser
 from workqueued.config import SYSTEM_FILE, Config, Queue, as_plain, doubt_of_ack_timeout, read_config
-from workqueued.errors import ConfigError, UsageError, WorkqueuedError
+from workqueued.errors import ConfigError, WorkqueuedError
 from workqueued.logs import configure, log
 from workqueued.signals import name_of
 
@@ -37,13 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n{self.format_usage().strip()}")
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="workqueued",
         description="A pool of RabbitMQ workers: consume, handle, settle; supervised and observed.",
         epilog="Signals: TERM, INT drain and stop; QUIT hand back and stop; HUP reload; USR1 report the state. "

@@ -7,22 +7,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from workqueued import __version__
 from workqueued.amqp.deadletters import DeadQueue
 from workqueued.cli import browse, move, where
+from workqueued.cli.arguments import Parser
 from workqueued.cli.errand import Errand
 from workqueued.cli.screen import ReaderGoneError, Screen, note, visible
 from workqueued.errors import UsageError, WorkqueuedError
 from workqueued.letters import Filter, parse_when
 
 _FILTERS = ("ids", "reason", "error", "type", "handler", "host", "failed_after", "failed_before", "limit")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n{self.format_usage().strip()}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="wq-dead",
         description="Look into a dead queue, and replay or discard what is there. Looking takes nothing out.",
         epilog="Exit codes: 64 usage, 65 bad input or too large, 66 no such message, 69 no such queue, 74 output "
@@ -57,7 +52,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     where.add_arguments(parser)
     parser.add_argument("--version", action="version", version=f"wq-dead {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
 
     def verb(name: str, run: Callable[[Errand], int], words: str) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")

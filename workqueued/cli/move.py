@@ -10,18 +10,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 from workqueued import archive, letters
 from workqueued.amqp.deadletters import PREFETCH, Look
 from workqueued.amqp.replay import Replay, checked
+from workqueued.cli.arguments import open_input
 from workqueued.cli.browse import Table
 from workqueued.cli.bulk import Bar
 from workqueued.cli.errand import Errand, NotFoundError, Selection, messages
 from workqueued.cli.screen import note, visible
 from workqueued.delivery import Message
-from workqueued.errors import UsageError, WorkqueuedError
+from workqueued.errors import WorkqueuedError
 from workqueued.letters import Letter
 
 #: An ack is never answered, so after so many of them the broker is asked something that it answers in turn.
@@ -376,7 +376,7 @@ def import_letters(errand: Errand) -> int:
     sender = Sender(where.url or None, config=where.config, timeout=options.timeout)
     try:
         with sender, errand.dead.kept_alive():
-            bulk.Bulk(sender, make, report, options.skip).run(_open_input(options.file))
+            bulk.Bulk(sender, make, report, options.skip).run(open_input(options.file))
     except WorkqueuedError as error:
         again = type(error)(str(error).replace("\nwq-send: ", "\nwq-dead: "))
         again.exit_code = error.exit_code
@@ -387,13 +387,3 @@ def import_letters(errand: Errand) -> int:
     errand.screen.line(json.dumps({"imported": count, "queue": errand.dead.name}) if options.json else words)
     errand.screen.flush()
     return os.EX_OK
-
-
-def _open_input(file: Path | None) -> int:
-    """The file descriptor to read from."""
-    try:
-        if file is None or file == Path("-"):
-            return os.dup(0)
-        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(f"cannot read {file or 'stdin'}: {error.strerror}") from error

@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from workqueued import __version__
 from workqueued.amqp.publisher import MOST_BYTES
+from workqueued.cli.arguments import Parser, open_input
 from workqueued.config import SYSTEM_FILE, find_config
 from workqueued.delivery import DUE_AT, Message
 from workqueued.errors import DataError, UsageError, WorkqueuedError
@@ -23,11 +24,6 @@ class OutputError(WorkqueuedError):
     """The ids of messages that are safe cannot be written."""
 
     exit_code = os.EX_IOERR
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n{self.format_usage().strip()}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="wq-send",
         description="Put messages into a RabbitMQ queue. Exit 0: the broker holds every message.",
         epilog="Exit codes: 64 usage, 65 bad input or too large, 69 no such queue, 75 broker away or not confirmed in "
@@ -220,7 +216,7 @@ def _one_body(options: argparse.Namespace) -> bytes:
     if options.words and options.words != ["-"]:
         return os.fsencode(" ".join(options.words))
     try:
-        with os.fdopen(_open_input(options), "rb") as stream:
+        with os.fdopen(open_input(options.file), "rb") as stream:
             body = stream.read(MOST_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read the input: {error.strerror}") from error
@@ -230,17 +226,6 @@ def _one_body(options: argparse.Namespace) -> bytes:
         # Whatever was to write into the pipe failed, or there is none, as under cron.
         raise DataError("nothing came on stdin; an empty message is sent with: wq-send ''")
     return body
-
-
-def _open_input(options: argparse.Namespace) -> int:
-    """The file descriptor to read from."""
-    try:
-        if options.file is None or options.file == Path("-"):
-            return os.dup(0)
-        return os.open(options.file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        what = f"--file: cannot read {options.file}" if options.file else "cannot read stdin"
-        raise UsageError(f"{what}: {error.strerror}") from error
 
 
 def _report(options: argparse.Namespace, messages: list[Message]) -> None:
@@ -283,7 +268,7 @@ def _send_bulk(sender: Sender, options: argparse.Namespace) -> None:
 
     if options.lines:
         properties["queue"] = sender.queue(options.queue)
-    descriptor = _open_input(options)
+    descriptor = open_input(options.file)
     bar = bulk.Bar() if options.quiet else None
     try:
         bulk.Bulk(sender, make, report, options.skip).run(descriptor)

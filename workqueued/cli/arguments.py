@@ -1,0 +1,31 @@
+"""What our command lines have in common: how a wrong one is told, and where input comes from."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from workqueued.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageError, so that a wrong command line ends with 64 as everything else we say."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell what is wrong, and what would be right."""
+        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+
+
+def open_input(file: Path | None) -> int:
+    """The file descriptor to read from: of a file, or stdin for `-` and for none.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        if file is None or file == Path("-"):
+            return os.dup(0)
+        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        what = f"--file: cannot read {file}" if file else "cannot read stdin"
+        raise UsageError(f"{what}: {error.strerror}") from error
