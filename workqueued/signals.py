@@ -61,6 +61,10 @@ class Inbox:
     a long C call and its Python handlers have to wait.
     """
 
+    #: The installed one, so that it is never collected: a signal in the last moment of a process would find its socket
+    #: closed, and Python would complain on stderr, in the middle of a JSON log.
+    _installed: "Inbox | None" = None
+
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)  # noqa: FBT003 - its only argument
@@ -68,6 +72,7 @@ class Inbox:
 
     def install(self) -> None:
         """Take the child's signals and unblock everything. Main thread only."""
+        Inbox._installed = self
         for number in CHILD:
             signal.signal(number, _leave_it_to_the_inbox)
         # A handler may start programs and write to pipes; these are for the master and the defaults.

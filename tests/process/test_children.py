@@ -341,3 +341,24 @@ def test_a_process_whose_socket_is_closed_by_its_death_is_seen_to_be_dead() -> N
         assert is_dead(pid)
         os.waitpid(pid, 0)
         ours.close()
+
+
+def test_a_signal_in_the_last_moment_of_a_child_leaves_no_trace(run_python: RunPython) -> None:
+    """The inbox is out of scope by then; Python would complain of its closed socket in the middle of the log."""
+    process = run_python(
+        """
+        import os, signal
+        from workqueued.signals import Inbox
+
+        def live():
+            inbox = Inbox()
+            inbox.install()
+
+        os.dup2(1, 2)
+        live()
+        os.kill(os.getpid(), signal.SIGQUIT)
+        print("still here", flush=True)
+        """
+    )
+    out, _ = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("still here\n", 0)
