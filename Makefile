@@ -6,7 +6,7 @@ PYTEST = $(BIN)/pytest
 export PYTHON
 
 .DEFAULT_GOAL = help
-.PHONY: help provision venv run demo lint types contracts test test-unit test-process test-broker test-daemon check \
+.PHONY: help provision venv run demo tour lint types contracts test test-unit test-process test-broker test-daemon check \
 	bench dist clean
 
 help:  ## show this list
@@ -29,6 +29,9 @@ run: venv  ## RabbitMQ, supervisord and four workers, in the foreground; Ctrl-C 
 
 demo: venv  ## the same unattended: kills, reload, restart, and figures; about 40 seconds
 	@$(BIN)/python -m dev.demo
+
+tour: venv  ## every way in which a message can end, told while it happens; half a minute
+	@$(BIN)/python -m dev.tour
 
 lint: venv  ## ruff
 	$(BIN)/ruff check
