@@ -110,6 +110,7 @@ class Replay:
     def turn(self, look: Look, wait: float = 0) -> None:
         """Hear what was confirmed, and take it out; waits so many seconds for the first. Errors as for `put`."""
         self._unsent = 0
+        _in_one_piece(self._publisher)
         confirms = self._publisher.confirms
         try:
             if not wait or not self._publisher.in_flight:
@@ -175,6 +176,22 @@ class Replay:
         while self._publisher.in_flight:
             self.turn(look, 0.5)
         self._settle(look)
+
+
+def _in_one_piece(publisher: Publisher) -> None:
+    """Let what waits to be sent go out with one send(2): pika makes one of each frame, three for a message.
+
+    A sixth of a replay's time was spent on these, and as much on the broker's side, which was woken for each. pika has
+    no public way; without the private one everything works, only slower.
+    """
+    try:
+        waiting = publisher._connection._transport._tx_buffers  # noqa: SLF001
+    except AttributeError:
+        return
+    if len(waiting) > 1:
+        together = b"".join(waiting)
+        waiting.clear()
+        waiting.append(together)
 
 
 def checked(message: Message) -> Message:
