@@ -10,6 +10,7 @@ the same, with the output of a run.
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import os
 import shutil
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev.narrator import Narrator, Ran, at, died, expect, named, outcomes, say
+from dev.narrator import Event, Narrator, Ran, at, died, expect, named, outcomes, say
 from dev.stage import ROOT, Daemon, Interrupt, StageError, adapted, tell
 from workqueued.config import Config, read_config
 from workqueued.errors import WorkqueuedError
@@ -70,7 +71,7 @@ def is_done_at_the_third(tour: Narrator, ran: Ran) -> None:
     asked = [event["delay_s"] for event in named(events, "delivery.settled")[:2]]
     expect(asked == [1, 2], "the delays are 1 s and 2 s")
     expect(all(gap >= delay for gap, delay in zip(gaps, asked, strict=True)), f"no attempt is early: {gaps}")
-    say(f"from the first call to the second {gaps[0]:.2f} s, to the third {gaps[1]:.2f} s: late by a little, never early")
+    say(f"from the first call to the second {gaps[0]:.2f} s, to the third {gaps[1]:.2f} s: a little late, never early")
 
 
 def is_rejected(tour: Narrator, ran: Ran) -> None:
@@ -100,12 +101,12 @@ def takes_three_workers_down(tour: Narrator, ran: Ran) -> None:
     slots = {event["slot"] for event in deaths}
     final = {slot: max(at(event) for event in deaths if event["slot"] == slot) for slot in slots}
     say("and workers have taken the places of the dead:")
+
+    def replaces(event: Event, slot: str) -> bool:
+        return event["event"] == "worker.consuming" and event["slot"] == slot and at(event) > final[slot]
+
     for slot in sorted(slots):
-        tour.await_events(
-            f"{slot} is replaced",
-            ran.mark,
-            lambda e, slot=slot: e["event"] == "worker.consuming" and e["slot"] == slot and at(e) > final[slot],
-        )
+        tour.await_events(f"{slot} is replaced", ran.mark, functools.partial(replaces, slot=slot))
 
 
 def is_printed_by_the_program(tour: Narrator, ran: Ran) -> None:
@@ -160,7 +161,7 @@ ACTS = (
     ),
     Act(
         "Fails twice, then succeeds",
-        "An exception is a failed attempt. The message waits in the broker, and the worker is free for others meanwhile.",
+        "An exception is a failed attempt. The message waits in the broker, and the worker serves others meanwhile.",
         (Step("wq-send --queue shop --type order 12 red apples", is_done_at_the_third),),
     ),
     Act(
@@ -171,8 +172,8 @@ ACTS = (
     ),
     Act(
         "Timed out",
-        "The handler sleeps for a minute. After its time limit, a second, it is interrupted in the middle of the system\n"
-        "call; the worker goes on. Three attempts, then the dead queue.",
+        "The handler sleeps for a minute. After its time limit, a second, it is interrupted in the middle of the\n"
+        "system call; the worker goes on. Three attempts, then the dead queue.",
         (Step("wq-send --queue shop --type nap zzz", times_out),),
     ),
     Act(
@@ -217,13 +218,12 @@ def account(tour: Narrator, config: Config) -> str:
     """Wait until the queues are empty, and say what became of the messages."""
     mark = len(tour.events())
     dead = 0
+
+    def is_empty(event: Event, queue: str) -> bool:
+        return event["event"] == "queue.depth" and (event["queue"], event["ready"], event["in_flight"]) == (queue, 0, 0)
+
     for queue in config.queues:
-        (depth,) = tour.await_events(
-            f"{queue} is empty",
-            mark,
-            lambda e, queue=queue: e["event"] == "queue.depth"
-            and (e["queue"], e["ready"], e["in_flight"]) == (queue, 0, 0),
-        )
+        (depth,) = tour.await_events(f"{queue} is empty", mark, functools.partial(is_empty, queue=queue))
         dead += depth["dead"]
     done = {event["message_id"] for event in tour.events() if event.get("outcome") == "done"} & set(tour.sent)
     lost = len(tour.sent) - len(done) - dead
