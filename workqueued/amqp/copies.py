@@ -32,8 +32,8 @@ _AGAIN_FIRST, _AGAIN_MOST = 0.2, 10.0
 #: All properties and headers must fit into one frame of 131,072 bytes, or the broker closes the connection (501). The
 #: other properties are short strings: 2 KiB hold them all.
 _MOST_HEADER_BYTES = 131_072 - 2_048
-#: Bytes of the largest header that we set, `x-wq-error`, generously.
-_LARGEST_OF_OURS = 2_048
+#: Bytes of the largest header that we set, `x-wq-stderr`, generously.
+_LARGEST_OF_OURS = 5_120
 #: Bytes of an AMQP short string. A stranger's property that is no UTF-8 was made longer when it was decoded.
 _SHORT_STRING = 255
 
