@@ -6,8 +6,8 @@ PYTEST = $(BIN)/pytest
 export PYTHON
 
 .DEFAULT_GOAL = help
-.PHONY: help provision venv run demo tour lint types contracts test test-unit test-process test-broker test-daemon check \
-	bench dist clean
+.PHONY: help provision venv run demo tour lint types contracts test test-unit test-process test-broker test-daemon \
+	check bench dist clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
