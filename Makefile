@@ -42,8 +42,9 @@ types: venv  ## mypy --strict
 contracts: venv  ## who may import whom
 	$(BIN)/lint-imports
 
+# Two files at a time, each process with a broker of its own: the tests wait more than they work.
 test: venv  ## all tests
-	$(PYTEST)
+	$(PYTEST) -n 2 --dist loadfile
 
 test-unit: venv  ## tests that need nothing
 	$(PYTEST) tests/unit
