@@ -63,7 +63,6 @@ class Narrator:
 
     def __init__(self, log: Path) -> None:
         log.touch()
-        self._path = log
         self._file = log.open("rb")
         self._rest = b""
         self._events: list[Event] = []
@@ -109,7 +108,7 @@ class Narrator:
             return list(filter(wanted, self.events(since)))[:count]
 
         if not eventually(lambda: len(found()) == count, PATIENCE):
-            raise StageError(f"{what}: {len(found())} of {count} events came within {PATIENCE:g} s; see {self._path}")
+            raise StageError(f"{what}: {len(found())} of {count} events came within {PATIENCE:g} s")
         for event in found():
             tell(shortened(event))
         return found()
@@ -135,7 +134,7 @@ class Narrator:
             return set(outcomes(seen)) & set(FINAL) != set() and len(died(seen)) >= deaths
 
         if not eventually(ended, PATIENCE):
-            raise StageError(f"message {message_id} has not come to an end within {PATIENCE:g} s; see {self._path}")
+            raise StageError(f"message {message_id} has not come to an end within {PATIENCE:g} s")
         return seen
 
     def follow_sent(self, ran: Ran, deaths: int = 0) -> list[Event]:
@@ -159,7 +158,7 @@ def expect(truth: bool, what: str) -> None:  # noqa: FBT001 - reads as a sentenc
         StageError: it is not so.
     """
     if not truth:
-        raise StageError(f"it should be so that {what}")
+        raise StageError(f"expected that {what}, and it is not so")
 
 
 def say(text: str) -> None:

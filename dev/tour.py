@@ -27,6 +27,7 @@ from workqueued.errors import WorkqueuedError
 from workqueued.node import Node
 
 STATE = ROOT / ".run/tour"
+LOG = STATE / "workqueued.log"
 DEV = Path(__file__).resolve().parent
 #: In dev/, and copied to the service's folder.
 YAML, HANDLERS, SCRIPT = "tour.yaml", "tour_handlers.py", "tour_label.sh"
@@ -247,7 +248,7 @@ def account(tour: Narrator, config: Config) -> str:
 @contextlib.contextmanager
 def service() -> Iterator[tuple[Narrator, Config, Daemon]]:
     """The broker, the daemon and its folder, in which we are then."""
-    config, log = Path("workqueued.yaml"), STATE / "workqueued.log"
+    config = Path("workqueued.yaml")
     for name in (HANDLERS, SCRIPT):
         shutil.copy(DEV / name, STATE)
     os.chdir(STATE)
@@ -255,8 +256,8 @@ def service() -> Iterator[tuple[Narrator, Config, Daemon]]:
     with Node(STATE / "broker") as node:
         text = (DEV / YAML).read_text(encoding="utf-8")
         config.write_text(adapted(text, {"url": node.url}), encoding="utf-8")
-        tour = Narrator(log)
-        daemon = Daemon(read_config(STATE / config), STATE, log)
+        tour = Narrator(LOG)
+        daemon = Daemon(read_config(STATE / config), STATE, LOG)
         with contextlib.closing(daemon):
             yield tour, daemon.config, daemon
 
@@ -304,7 +305,7 @@ def main() -> int:
         print("tour: interrupted; nothing is left running", file=sys.stderr)
         return 130
     except WorkqueuedError as error:
-        print(f"tour: FAILED: {error}", file=sys.stderr)
+        print(f"tour: FAILED: {error}\n(the service's log: {LOG})", file=sys.stderr)
         return error.exit_code
     return os.EX_OK
 
