@@ -105,6 +105,12 @@ def _check_variable(name: str) -> str | None:
     return None
 
 
+def _check_value(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no program can be given a NUL character")
+    return text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """Section `queues.<name>.retry`: how often a failed message is tried, and after how long."""
@@ -165,7 +171,7 @@ class Queue:
         default=None,
     )
     environment: Mapping[str, str] | None = key(
-        named(parsed(str, "text (a number or a truth value in quotes)"), _check_variable),
+        named(parsed(_check_value, "text (a number or a truth value in quotes)"), _check_variable),
         "environment variables for the handler or the command",
         show=lambda variables: variables and dict.fromkeys(variables, "***"),
         default=None,

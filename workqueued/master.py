@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from workqueued import signals
+from workqueued import groups, signals
 from workqueued.child import Death, Lifeline, die_with_parent, reap, spawn
 from workqueued.config import Config, as_plain, doubt_of_ack_timeout
 from workqueued.deaths import Coroner
@@ -172,6 +172,7 @@ class Master:
         now = time.monotonic()
         child = self._pool.find(death.pid)
         words = row.words
+        groups.end(words[Cell.COMMAND])  # its number cannot be anybody else's yet
         end_command(row)
         # What was learned in the last moments counts: a canary may be ready and die before we looked.
         self._pool.observed(death.pid, ready=bool(words[Cell.PROVEN]), tick=words[Cell.TICK] / 1e9, busy=False)
