@@ -455,6 +455,15 @@ def test_limit_takes_the_first_of_those_that_fit(box: Vhost) -> None:
     assert bodies(box, "work.dead") == [str(number).encode() for number in range(3, 10)]
 
 
+def test_a_look_that_ends_early_keeps_the_order(box: Vhost) -> None:
+    """What had been sent to us and was not looked at goes back to its place as well."""
+    fill(box, 2500)
+    expected = [f"letter-{number:06}" for number in range(2500)]
+    for arguments in (["list", "--limit", "3"], ["show", "letter-000700"], ["discard", "--limit", "1", "--yes"]):
+        assert dead(box, *arguments).returncode == 0
+    assert [row["id"] for row in rows(box)] == expected[1:]
+
+
 def test_discard_takes_out_what_was_named_and_nothing_else(box: Vhost) -> None:
     """By id, by filter, all."""
     fill(box, 6)

@@ -116,7 +116,7 @@ def test_a_stop_says_what_was_done_and_leaves_the_rest(box: Vhost, number: signa
     """Nothing is on its way when it ends: what it says is exact."""
     fill(box, 500)
     with running(box, "replay", "--all", "--yes", "--rate", "100", "--json") as process:
-        eventually(lambda: box.count("work") >= 20)
+        eventually(lambda: box.count("work") >= 20, within=30)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert process.returncode == code
@@ -271,7 +271,7 @@ def test_a_connection_that_is_lost_says_how_far_it_came(box: Vhost, node: Node) 
     """75; what is not reported is still in the dead queue."""
     fill(box, 3000)
     with running(box, "replay", "--all", "--yes", "--rate", "500") as process:
-        eventually(lambda: box.count("work") >= 50)
+        eventually(lambda: box.count("work") >= 50, within=30)
         node.ctl("close_all_connections", "--vhost", box.name, "test")
         out, err = process.communicate(timeout=60)
     assert process.returncode == os.EX_TEMPFAIL
@@ -288,7 +288,7 @@ def test_a_broker_that_is_killed_in_the_middle_has_everything(mortal: Vhost, mor
     fill(mortal, 2000)
     time.sleep(_OLD_ENOUGH)  # nothing to wait for: see the constant
     with running(mortal, "replay", "--all", "--yes", "--rate", "1000") as process:
-        eventually(lambda: mortal.count("work") >= 100)
+        eventually(lambda: mortal.count("work") >= 100, within=30)
         mortal_node.kill()
         _, err = process.communicate(timeout=60)
     assert process.returncode == os.EX_TEMPFAIL

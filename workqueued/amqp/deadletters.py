@@ -24,17 +24,16 @@ from workqueued.delivery import Delivery
 from workqueued.errors import ConnectionLostError, QueueRefusedError, TemporaryError, WorkqueuedError
 from workqueued.letters import Letter
 
-#: Messages that a consumer is given before the next one takes over. What is read ahead of the caller is far less: each
-#: turn reads some 100 kB.
+#: Messages that a consumer is given before the next one takes over; far less is read ahead, some 100 kB a turn.
 PREFETCH = 10_000
 #: How long a look may hold messages before the broker takes them back and closes the channel, seconds, with room.
 LONGEST_HOLD = ACK_TIMEOUT / 2
 #: How long the broker may need to put back what a look held, seconds; 0.15 for 100,000 messages.
 _BACK_WITHIN = 5.0
+#: A look that ends early goes on to the end where no more is left than this, messages and bytes.
+_READ_ON, _READ_ON_BYTES = 10_000, 16 * 2**20
 #: After so long without a message, the queue is asked whether there is any, seconds.
 _QUIET = 0.5
-#: Bytes of an AMQP short string.
-_SHORT_STRING = 255
 
 
 class BusyError(TemporaryError):
@@ -229,7 +228,7 @@ class Look:
         self._consumer: str | None = None
         self._consumers = 0
         self._cancelled = self._finished = False
-        self._held = 0  # of what this consumer was given
+        self._given = self._held = 0  # to this consumer and not acked; of these, what stays
         self._first_held: int | None = None
         self._acked = 0  # every tag up to here
         self._to_ack: set[int] = set()
@@ -264,6 +263,7 @@ class Look:
         self._check()
         letters = [self._inbox.popleft() for _ in range(min(len(self._inbox), self.total - self.seen))]
         self.seen += len(letters)
+        self._given += len(letters)
         self.quiet = not letters
         if letters:
             self._heard = time.monotonic()
@@ -285,7 +285,7 @@ class Look:
             if self._consumer is not None:
                 self._channel.basic_cancel(self._consumer)
             self._consumer = self._channel.basic_consume(self._queue.name, self._on_message, consumer_tag=tag)
-        self._held = 0
+        self._given = self._held = 0
 
     def _doubt(self) -> None:
         """Nothing came for a while: somebody may have taken the rest, or the queue is out of order."""
@@ -326,6 +326,7 @@ class Look:
     def ack(self, letter: Letter) -> None:
         """It may go; `flush` tells the broker."""
         self._to_ack.add(letter.tag)
+        self._given -= 1
 
     def flush(self) -> None:
         """Tell the broker what was acknowledged: in one word as far as nothing before it stays.
@@ -368,10 +369,22 @@ class Look:
             return
         self._check()
         self._finished = True
+        self._read_on()
         self.flush()
         with translated():
-            self._channel.close()  # answered when the acks before it were taken
+            # Not by the BlockingChannel, which nacks first what it has not shown us. Answered when the acks were taken.
+            self._channel._impl.close()  # noqa: SLF001
+            while not self._channel.is_closed:
+                self._queue.service(0.01)
         self._queue.settled()
+
+    def _read_on(self) -> None:
+        """Take the rest too, where it is little: RabbitMQ 3.10 puts what comes back behind what came back before."""
+        left, self._held = _READ_ON_BYTES, self._given  # nothing is on its way any more
+        while not self.ended and left > 0 and self.total - self.seen <= _READ_ON:
+            for letter in self.take(0.2):
+                self.hold(letter)
+                left -= letter.size
 
     def abandon(self) -> None:
         """Let everything go back, whatever happened before. Never raises."""
@@ -382,6 +395,6 @@ class Look:
 def lock_name(dead_queue: str) -> str:
     """The exclusive queue that stands for a lock on a dead queue; alike, so that a permission pattern fits both."""
     name = f"{dead_queue}.lock"
-    if len(name.encode()) <= _SHORT_STRING:
+    if len(name.encode()) <= 255:  # bytes of an AMQP short string
         return name
     return f"wq-dead.lock.{blake2b(dead_queue.encode(), digest_size=16).hexdigest()}"

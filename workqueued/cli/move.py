@@ -248,10 +248,10 @@ class Account:
                 try:
                     self._pass(look, stopped)
                     self._deed.drain(look)
+                    again = not (look.ended or self._enough(stopped))
                     look.finish()
                 finally:
                     look.abandon()
-                again = not (look.ended or self._enough(stopped))
             self._stopped = stopped()
 
     def _pass(self, look: Look, stopped: Callable[[], int]) -> None:
