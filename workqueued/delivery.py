@@ -121,14 +121,14 @@ class Delivery:
     def waited_ms(self, now: float) -> int | None:
         """Milliseconds from when it could be handled to `now` (seconds since the epoch).
 
-        That is when it was enqueued, or when a delay ended; None when nobody says when that was.
+        That is when it was enqueued, when a delay ended, or when it was replayed; None when nobody says when that was.
         """
         since = self._integer(ENQUEUED_AT)
         if since is None and self.properties.timestamp is not None:
             since = self.properties.timestamp * 1000
-        due = self._integer(DUE_AT)
-        if due is not None:
-            since = due if since is None else max(since, due)
+        for later in (self._integer(DUE_AT), self._integer(REPLAYED)):
+            if later is not None:
+                since = later if since is None else max(since, later)
         if since is None:
             return None
         waited = int(now * 1000) - since

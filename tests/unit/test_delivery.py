@@ -107,3 +107,11 @@ def test_a_message_that_was_copied_to_count_it_was_given_out_before() -> None:
     assert delivery({"x-wq-crashes": 1}).given_before
     assert delivery({"x-wq-redeliveries": 1}).given_before
     assert replace(delivery({}), redelivered=True).given_before
+
+
+def test_a_wait_is_counted_from_when_it_could_be_handled() -> None:
+    """The end of a delay, or a replay: a week in the dead queue is no wait for a worker."""
+    now = 1_700_000_100.0
+    for later in ("x-wq-due-at", "x-wq-replayed"):
+        assert delivery({ENQUEUED_AT: 1_600_000_000_000, later: 1_700_000_099_000}).waited_ms(now) == 1000
+        assert delivery({later: 1_700_000_099_000}).waited_ms(now) == 1000
