@@ -134,6 +134,9 @@ def by_word(task: Task) -> None:  # noqa: PLR0912 - a list
                 raise Retry("not yet", delay=float(arguments[0]))
         case "sleep":
             time.sleep(float(arguments[0]))
+        case "wait":  # until there is such a file
+            while not Path(arguments[0]).exists():
+                time.sleep(0.02)
         case "burn":
             end = time.monotonic() + float(arguments[0])
             while time.monotonic() < end:

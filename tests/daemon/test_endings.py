@@ -87,15 +87,17 @@ def test_while_the_copy_cannot_be_published_the_publish_is_tried_again_and_not_t
     with daemon(queue(retry=SOON)) as running:
         running.consuming(1)
         vhost.publish("task_queue", "retry 1", message_id="warm-up")
-        running.await_event("delivery.settled", outcome="done")
-        vhost.publish("task_queue", "sleep 1", "fail 2")
-        running.await_event("delivery.settled", outcome="done", count=1)
+        running.await_event("delivery.settled", outcome="done", message_id="warm-up")
+        go = running.directory / "go"
+        vhost.publish("task_queue", f"wait {go}", "fail 2")
+        eventually(lambda: any(entry["body"].startswith("wait") for entry in running.ledger()))
         node.ctl("set_vm_memory_high_watermark", "0.0000001")
+        go.touch()
         try:
             running.await_event("copy.delayed", within=30)
         finally:
             node.ctl("set_vm_memory_high_watermark", "0.4")
-        running.await_event("delivery.settled", outcome="done", attempt=2, count=2, within=40)
+        running.await_event("delivery.settled", outcome="done", attempt=2, count=2, within=60)
         assert sum(e["body"] == "fail 2" and e["what"] == "started" for e in running.ledger()) == 2
 
 
