@@ -10,11 +10,18 @@ the run; only one that also cleans its environment (`env -i`, sudo) cannot be fo
 import contextlib
 import os
 import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
 
 #: The environment variable that tells which run of which worker's command a process belongs to.
 RUN = "WQ_RUN"
-#: Looking again finds what was forked since the last look; a fork bomb is left to its limits after so many looks.
+#: A fork bomb is left to its limits after so many looks.
 _MOST_LOOKS = 20
+#: How often, a millisecond apart, a process is looked at again that is in the middle of an execve(2).
+_MOST_WAITS = 200
+#: PF_KTHREAD in the flags of /proc/PID/stat (linux/sched.h).
+_KERNEL_THREAD = 0x00200000
 
 
 def token(pid: int, started: int, delivered: int) -> str:
@@ -52,32 +59,45 @@ def survivors(run: str) -> list[int]:
 
     About 10 µs for each process on the host.
     """
-    entry = f"\0{RUN}={run}\0".encode()
-    me = os.getpid()
-    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208 - only names are needed
-    return [pid for pid in pids if pid != me and entry in b"\0" + _environment(pid)]
+    return sorted(_of_run(run, _processes()))
 
 
 def end_survivors(run: str, pgid: int = 0) -> int:
     """SIGKILL to all that is left of a run; returns to how many processes.
+
+    Looks until there is no process that it has not looked at: one may fork, and be gone by itself, between the list of
+    processes and the look at it. Whoever is in a list and has the token when looked at forks no more after its kill.
 
     Args:
         run: its token.
         pgid: its process group. When one of the survivors is in it, the group is ended with all who are; else the
             number may be somebody else's by now, and is left alone.
     """
-    ended: set[int] = set()
+    ended = 0
+    looked_at: set[int] = set()
     for _ in range(_MOST_LOOKS):
-        found = set(survivors(run)) - ended
-        if not found:
+        processes = _processes() - looked_at
+        if not processes:
             break
+        found = _of_run(run, processes)
         if any(_group_of(pid) == pgid for pid in found):
             end(pgid)
         for pid in found:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        ended |= found
-    return len(ended)
+        looked_at |= processes
+        ended += len(found)
+    return ended
+
+
+def _processes() -> set[int]:
+    """All on this host, but ours."""
+    return {int(name) for name in os.listdir("/proc") if name.isdecimal()} - {os.getpid()}  # noqa: PTH208 - names only
+
+
+def _of_run(run: str, processes: Iterable[int]) -> set[int]:
+    entry = f"\0{RUN}={run}\0".encode()
+    return {pid for pid in processes if entry in b"\0" + _settled_environment(pid)}
 
 
 def _group_of(pid: int) -> int | None:
@@ -85,6 +105,33 @@ def _group_of(pid: int) -> int | None:
         return os.getpgid(pid)
     except OSError:
         return None
+
+
+def _settled_environment(pid: int) -> bytes:
+    """The environment of a process, also of one that is just being replaced by a program.
+
+    In the middle of an execve(2) the new memory is there and the environment not yet (proc/base.c: "ensure the process
+    spawned far enough to have an environment"): the process would pass for somebody else's, and live on. So would one
+    whose old memory we opened and whose new one is complete now: hence the second reading.
+    """
+    for _ in range(_MOST_WAITS):
+        if environment := _environment(pid):
+            return environment
+        if not _in_exec(pid):
+            break
+        time.sleep(0.001)
+    return _environment(pid)
+
+
+def _in_exec(pid: int) -> bool:
+    """Whether a process without an environment has no arguments either: no program, no zombie, no kernel thread."""
+    try:
+        if Path(f"/proc/{pid}/cmdline").read_bytes():
+            return False
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return state not in "ZX" and not int(numbers[5]) & _KERNEL_THREAD
 
 
 def _environment(pid: int) -> bytes:
