@@ -7,7 +7,7 @@ export PYTHON
 
 .DEFAULT_GOAL = help
 .PHONY: help provision venv run demo tour lint types contracts test test-unit test-process test-broker test-daemon \
-	check bench dist clean
+	check chaos bench dist clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,13 @@ test-daemon: venv  ## tests of the whole daemon: RabbitMQ, supervisord
 	$(PYTEST) tests/daemon
 
 check: lint types contracts test  ## everything that must pass before a commit
+
+# SEED=1 MINUTES=10 TASKS=1000000 FAULTS=300 BROKER=4.0 TYPE=classic RATE=300 WORKERS=8 ONLY="worker killed": all optional.
+chaos: venv  ## the daemon under a steady load while all breaks around it; 10 minutes
+	@PYTHONPATH=tests:. $(BIN)/python -m chaos.run $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(TASKS),--tasks $(TASKS)) $(if $(FAULTS),--faults $(FAULTS)) $(if $(BROKER),--broker $(BROKER)) \
+		$(if $(TYPE),--type $(TYPE)) $(if $(RATE),--rate $(RATE)) $(if $(WORKERS),--workers $(WORKERS)) \
+		$(if $(ONLY),--only "$(ONLY)")
 
 bench: venv  ## measure
 	$(BIN)/python -m bench.run
