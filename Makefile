@@ -7,7 +7,7 @@ export PYTHON
 
 .DEFAULT_GOAL = help
 .PHONY: help provision venv run demo tour lint types contracts test test-unit test-process test-broker test-daemon \
-	check chaos bench dist clean
+	check chaos soak bench dist clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +66,9 @@ chaos: venv  ## the daemon under a steady load while all breaks around it; 10 mi
 		$(if $(TASKS),--tasks $(TASKS)) $(if $(FAULTS),--faults $(FAULTS)) $(if $(BROKER),--broker $(BROKER)) \
 		$(if $(TYPE),--type $(TYPE)) $(if $(RATE),--rate $(RATE)) $(if $(WORKERS),--workers $(WORKERS)) \
 		$(if $(ONLY),--only "$(ONLY)")
+
+soak: venv  ## an hour at full rate, to see that nothing grows; MINUTES=60
+	@PYTHONPATH=tests:. $(BIN)/python -m chaos.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TYPE),--type $(TYPE))
 
 bench: venv  ## measure
 	$(BIN)/python -m bench.run

@@ -49,11 +49,12 @@ class Relay:
         self._open = threading.Event()
         self._open.set()
         self._links: list[Link] = []
+        self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._start(self._accept)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,6 +63,8 @@ class Relay:
         self._listener.close()
         self.thaw()
         self.cut()
+        for thread in self._threads:
+            thread.join(5)
 
     @property
     def links(self) -> list[Link]:
@@ -107,8 +110,13 @@ class Relay:
             link = Link(client, broker)
             self._links = [*self.links, link]
             chosen = self.from_broker() if self.from_broker else None
-            threading.Thread(target=self._pump, args=(link, client, broker, None, False), daemon=True).start()
-            threading.Thread(target=self._pump, args=(link, broker, client, chosen, True), daemon=True).start()
+            self._start(self._pump, link, client, broker, None, False)
+            self._start(self._pump, link, broker, client, chosen, True)
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        self._threads[-1].start()
 
     def _pump(
         self, link: Link, source: socket.socket, sink: socket.socket, chosen: Filter | None, from_broker: bool

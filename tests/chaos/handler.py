@@ -18,11 +18,10 @@ _LEAKED: list[bytes] = []
 
 def handle(task: Task) -> None:
     """Do, fail, crash, hang, leak."""
-    directory = Path(os.environ["WQ_CHAOS_DIRECTORY"]) / task.queue
     try:
         number, kind = read_body(task.body)
     except ValueError:
-        (directory / f"corrupt.{os.getpid()}.{time.monotonic_ns()}").write_bytes(task.body)
+        (_directory(task.queue) / f"corrupt.{os.getpid()}.{time.monotonic_ns()}").write_bytes(task.body)
         raise
     match kind:
         case "once" if task.attempt == 1:
@@ -41,9 +40,18 @@ def handle(task: Task) -> None:
             _LEAKED.append(os.urandom(20_000_000))
     if task.queue == "victim":
         time.sleep(0.02)
-    _witness(directory, os.getpid()).note((number, time.monotonic()))
+    finish(task.queue, number)
+
+
+def finish(queue: str, number: int) -> None:
+    """Write down that it is done, in a file of this process."""
+    _witness(queue, os.getpid()).note((number, time.monotonic()))
+
+
+def _directory(queue: str) -> Path:
+    return Path(os.environ["WQ_CHAOS_DIRECTORY"]) / queue
 
 
 @cache
-def _witness(directory: Path, pid: int) -> Witness:
-    return Witness(directory / f"finished.{pid}")
+def _witness(queue: str, pid: int) -> Witness:
+    return Witness(_directory(queue) / f"finished.{pid}")

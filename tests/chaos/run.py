@@ -20,13 +20,14 @@ from chaos.brokers import use_broker
 from chaos.faults import DECK, inject
 from chaos.report import Happened, Story, accounts, table
 from chaos.world import MAIN, VICTIM, Plan, World, stage
-from workqueued.errors import WorkqueuedError
 from workqueued.node import Node
 from workqueued.scoreboard import Kind
 
 #: A fleet that is not whole again after so many seconds is stuck.
 _RECOVERS_WITHIN = 120.0
-#: How long the queues may take to run empty at the end; and after how long an orphan is one.
+#: It is whole when it stays so: just after a fault it may only not have noticed.
+_STAYS_WHOLE = 0.3
+#: How long the queues may take to run empty at the end.
 _EMPTY_WITHIN = 300.0
 _KILLS_THE_MASTER = ("master killed", "supervisord killed")
 
@@ -86,7 +87,7 @@ def run(world: World) -> Story:
     world.workers = world.plan.workers
     world.write_config()
     world.reload()
-    stuck = wait_for_rest(world)
+    stuck = world.await_rest(_EMPTY_WITHIN)
     children = [*world.children(Kind.WORKER), *world.children(Kind.MONITOR)]
     world.supervisorctl("stop", "workqueued")
     left = [f"child {pid} lives after the stop" for pid in children if alive(pid)]
@@ -127,13 +128,15 @@ def suffer(world: World, name: str) -> Happened:
     finished = world.finished()
     inject(world, name)
     one.over = time.monotonic()
-    watches_orphans = name in _KILLS_THE_MASTER
+    orphaned = name in _KILLS_THE_MASTER
+    since = None
     while time.monotonic() - one.over < _RECOVERS_WITHIN:
-        if watches_orphans and one.orphans is None and not any(map(alive, former)):
-            one.orphans = time.monotonic() - one.began
-        if one.whole is None and is_whole(world, finished):
-            one.whole = time.monotonic() - one.over
-        if one.whole is not None and (one.orphans is not None or not watches_orphans):
+        now = time.monotonic()
+        if orphaned and not any(map(alive, former)):
+            one.orphans, orphaned = now - one.began, False
+        since = (since or now) if is_whole(world, finished) else None
+        if since and now - since > _STAYS_WHOLE and not orphaned:
+            one.whole = since - one.over
             break
         time.sleep(0.01)
     told = "NEVER" if one.whole is None else f"{one.whole:.2f} s"
@@ -145,19 +148,6 @@ def is_whole(world: World, finished: int) -> bool:
     """Whether all workers consume, the broker agrees, and something was finished since."""
     progress = world.load_is_over or world.finished() > finished
     return progress and len(world.at_work()) == world.workers and world.consumers() == world.workers
-
-
-def wait_for_rest(world: World) -> str:
-    """Wait until nothing is on its way; returns what still is."""
-    deadline = time.monotonic() + _EMPTY_WITHIN
-    while time.monotonic() < deadline:
-        try:
-            if world.is_quiet():
-                return ""
-        except WorkqueuedError:
-            pass
-        time.sleep(1)
-    return world.node.ctl("list_queues", "name", "messages_ready", "messages_unacknowledged", "consumers")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from workqueued.scoreboard import Cell, Head, Kind, Row, Scoreboard, State
 MAIN, VICTIM = "task_queue", "victim"
 _TESTS = Path(__file__).parents[1]
 _BIN = Path(sys.executable).parent
+#: A quorum queue tells its depth to rabbitmqctl every 5 s only.
+_QUIET_FOR = 11.0
 _AT_WORK = (State.IDLE, State.BUSY, State.SETTLING)
 #: Where the daemon logs in; the senders are guest, so that taking away the daemon's rights leaves theirs.
 USER, PASSWORD = "fleet", "secret"
@@ -67,13 +69,15 @@ class Plan:
     """
 
     seed: int
-    minutes: float
-    tasks: int
-    faults: int
     type: str
     rate: float
     workers: int
+    minutes: float = 0
+    tasks: int = 0
+    faults: int = 0
     only: str = ""
+    handler: str = "chaos.handler:handle"
+    recycle: Mapping[str, int | str] = field(default_factory=lambda: {"tasks": 20_000, "memory": "150M"})
 
 
 class World:
@@ -95,12 +99,12 @@ class World:
         """Write the YAML file for as many workers as there are to be."""
         url = f"amqp://{USER}:{PASSWORD}@127.0.0.1:{self.relay.port}/%2F"
         queue = {
-            "handler": "chaos.handler:handle",
+            "handler": self.plan.handler,
             "type": self.plan.type,
             "time_limit": "2s",
             "kill_after": "1s",
             "retry": {"attempts": 3, "first": "1s", "factor": 1},
-            "recycle": {"tasks": 20_000, "memory": "150M"},
+            "recycle": dict(self.plan.recycle),
         }
         settings = {
             "broker": {"url": url, "heartbeat": "5s"},
@@ -171,6 +175,8 @@ class World:
         try:
             with self.direct().channel() as channel:
                 return int(channel.queue_declare(queue, passive=True).method.consumer_count)
+        except pika.exceptions.ChannelClosedByBroker:
+            return -1
         except (pika.exceptions.AMQPError, OSError, ValueError):
             self._eye = None
             return -1
@@ -188,6 +194,21 @@ class World:
         listed = self.node.ctl("list_queues", "--no-table-headers", "name", "messages").splitlines()
         counts = dict(line.rsplit("\t", 1) for line in listed if "\t" in line)
         return all(count == "0" for name, count in counts.items() if not name.endswith("dead"))
+
+    def await_rest(self, within: float) -> str:
+        """Wait until nothing is on its way; returns what still is."""
+        deadline = time.monotonic() + within
+        busy = time.monotonic()
+        while time.monotonic() < deadline:
+            try:
+                if not self.is_quiet():
+                    busy = time.monotonic()
+            except WorkqueuedError:
+                busy = time.monotonic()
+            if time.monotonic() - busy > _QUIET_FOR:
+                return ""
+            time.sleep(1)
+        return self.node.ctl("list_queues", "name", "messages_ready", "messages_unacknowledged", "consumers")
 
     def take_dead(self, queue: str) -> Iterator[bytes]:
         """The bodies in a dead queue, which is empty afterwards."""
@@ -229,6 +250,8 @@ class World:
 
     def close(self) -> None:
         """End what is left."""
+        if self._eye is not None and self._eye.is_open:
+            self._eye.close()
         for process in (*self.senders, self.supervisord):
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
