@@ -26,9 +26,10 @@ from workqueued.evidence import Evidence
 from workqueued.keeper import Keeper
 from workqueued.logs import Reminder, identify, log
 from workqueued.outcome import Outcome, Result, Verdict, decide, judge_unhandled
+from workqueued.overlooked import Lookout, OverlookedError
 from workqueued.printed import LineLogger, Output
 from workqueued.recycle import Recycler
-from workqueued.scoreboard import Cell, Row, Scoreboard, State
+from workqueued.scoreboard import Cell, QueueCell, Row, Scoreboard, State
 from workqueued.settle import Ended, Settler
 from workqueued.signals import Inbox, forget_in_forks, send
 from workqueued.task import Task
@@ -48,7 +49,7 @@ class Place:
 
     Attributes:
         hold: wait for the master's word (SIGUSR1) before taking messages.
-        board: where the evidence of crashes lies.
+        board: where the evidence of crashes lies, and the monitor's samples.
     """
 
     config: Config
@@ -100,6 +101,8 @@ class Worker:
         self._limit = self._queue.time_limit
         self._hard_limit = int((self._queue.hard_limit or 0) * 1e9)
         self._evidence = Evidence(place.board)
+        self._sample = place.board.queue_row(place.queue_name)
+        self._lookout = Lookout()
         self._recycler = Recycler(self._queue.recycle)
         self._recycled: str | None = None
         self._settled = 0
@@ -168,6 +171,8 @@ class Worker:
             consumer.stop()
         except ConsumerCancelledError as error:
             log.warning("consumer.cancelled", error=str(error))
+        except OverlookedError as error:
+            log.warning("consumer.overlooked", ready=error.ready, idle_s=round(error.idle_s, 1))
         except QueueRefusedError:
             raise  # it is a RefusedError as well, and the only one that ends the worker
         except RefusedError as error:
@@ -193,6 +198,7 @@ class Worker:
     def _consume(self, consumer: Consumer) -> None:
         consumer.start()
         self._consuming_since = time.monotonic()
+        self._lookout.begin()
         self._enter(State.IDLE)
         self._tell_master()
         outage = self._broker_trouble.end()
@@ -202,12 +208,20 @@ class Worker:
             self._tick()
             if delivery is None:
                 self._settler.rest()
+                self._look_around()
             elif self._draining():
                 consumer.stop()  # first, or the broker would give it to us again
                 consumer.hand_back(delivery)
             else:
                 self._work(consumer, delivery)
         self._enter(State.DRAINING)
+
+    def _look_around(self) -> None:
+        """Raises OverlookedError when messages are ready, and the broker gives us none."""
+        if self._sample is not None:
+            ready = self._sample.words[QueueCell.READY] - 1
+            sampled_at = self._sample.words[QueueCell.SAMPLED] / 1e9
+            self._lookout.check(self._row.words[Cell.DELIVERED], ready, sampled_at)
 
     # --- one message ------------------------------------------------------------------------------------------------
 

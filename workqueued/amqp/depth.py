@@ -4,7 +4,7 @@ Runs in: monitor (a thread of it), commands.
 
 A passive declare costs 0.3 ms, needs no permission, and tells ready messages and consumers. It says nothing about
 unacknowledged messages, and right after a broker's start a quorum queue reports 0 until it has a leader; so a depth is
-shown to people and never decides anything.
+shown to people, and decides nothing but whether an idle worker connects anew (see `overlooked`).
 """
 
 import contextlib
