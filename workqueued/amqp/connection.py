@@ -41,8 +41,9 @@ decoding.guard()
 #: nothing about a hung broker, whose kernel goes on acknowledging; the heartbeat finds that.
 _TCP_USER_TIMEOUT = 10_000
 
-#: Probes after 30 s of silence, every 10 s, three of them: a dead peer is found after a minute.
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+#: That needs something sent, and an idle worker sends its heartbeats half a heartbeat apart: so the kernel asks after
+#: 5 s of silence, then every 2 s. Without an answer it gives up after 11 s with TCP_USER_TIMEOUT, else after 13.
+_KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 4}
 #: Texts of 404 that heal by themselves: a classic queue's home node is down (RabbitMQ 3.10, 4.0).
 _TRANSIENT_404 = ("home node", "due to timeout")
 
@@ -72,17 +73,16 @@ def parameters(broker: Broker, url: BrokerUrl, name: str, *, publishes: bool = F
             "connection_name": f"{name} {socket.gethostname()} {os.getpid()}",
             "product": "workqueued",
         },
-        tcp_options=tcp_options(broker, publishes=publishes),
+        tcp_options=tcp_options(publishes=publishes),
     )
 
 
-def tcp_options(broker: Broker, *, publishes: bool) -> dict[str, int]:
-    """What the kernel is to do about a peer that has gone; with `heartbeat: 0` nobody else notices.
+def tcp_options(*, publishes: bool) -> dict[str, int]:
+    """What the kernel is to do about a peer that has gone without a word; with `heartbeat: 0` nobody else notices.
 
     pika sets SO_KEEPALIVE when one of these is given; by itself the kernel would begin after two hours (tcp(7)).
     """
-    options = {} if publishes else {"TCP_USER_TIMEOUT": _TCP_USER_TIMEOUT}
-    return options if broker.heartbeat else {**options, **_KEEPALIVE}
+    return _KEEPALIVE if publishes else {"TCP_USER_TIMEOUT": _TCP_USER_TIMEOUT, **_KEEPALIVE}
 
 
 def connect(broker: Broker, name: str) -> Any:
@@ -178,7 +178,8 @@ def _text(error: BaseException) -> str:
     if isinstance(error, ConnectionClosedByBroker):
         return f"closed by the broker: {error.reply_code} {error.reply_text}"
     if isinstance(error, StreamLostError):
-        return "it broke"
+        # pika keeps of the kernel's error only its repr.
+        return "nobody answers at the other end any more" if "TimeoutError(" in str(error) else "it broke"
     if isinstance(error, ConnectionBlockedTimeout):
         return "the broker blocks publishers"
     if isinstance(error, ChannelClosed | ChannelWrongStateError):
