@@ -96,7 +96,7 @@ class LineWriter:
             self._pid, self.dropped = pid, 0
         if self.dropped and self._room(0):
             notice = {"event": "log.dropped", "level": "warning", "time": _now(), "pid": pid, "lines": self.dropped}
-            if self._write(json.dumps(notice)):
+            if self._write(("\n" if _is_torn(self._descriptor) else "") + json.dumps(notice)):
                 self.dropped = 0
         patience = 0 if self._choked else _PATIENCE_MS
         self._choked = bool(self.dropped) or not self._room(patience) or not self._write(line)
@@ -113,13 +113,24 @@ class LineWriter:
         return bool(events) and bool(events[0][1] & select.POLLOUT)
 
     def _write(self, line: str) -> bool:
-        data = line.encode("utf-8", "backslashreplace")
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
         # A console line may be longer (a traceback): it is for eyes, not for machines.
         try:
-            os.write(self._descriptor, data + b"\n")
+            return os.write(self._descriptor, data) == len(data)  # a disk that gets full takes a part of it
         except OSError:  # reader gone, disk full
             return False
-        return True
+
+
+def _is_torn(descriptor: int) -> bool:
+    """Whether this is a file that ends in the middle of a line, as its disk was full."""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        with open(f"/proc/self/fd/{descriptor}", "rb") as file:  # noqa: PTH123 - as below, and ours is for writing only
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:
+        return False
 
 
 def _open_anew(descriptor: int) -> int | None:
