@@ -4,10 +4,12 @@ Runs in: master.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from workqueued import groups
 from workqueued.errors import ConfigError, TemporaryError
@@ -40,8 +42,34 @@ def end_command(row: Row) -> None:
         groups.end_survivors(run, words[Cell.COMMAND])
 
 
+class Claim:
+    """The run directory, held by this master: a lock that tells whether somebody took the directory away since."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take it; errors as for `claim`."""
+        self._directory = directory
+        self._lock = _lock(directory)
+
+    def renew(self) -> bool:
+        """Make anew what was deleted under us; returns whether there was need. Errors as for `claim`."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat((self._directory / LOCK_FILE).stat(), os.fstat(self._lock.fileno())):
+                return False
+        old, self._lock = self._lock, _lock(self._directory)
+        old.close()
+        return True
+
+    def release(self) -> None:
+        """Leave it to the next master; what another one wrote stays."""
+        path = self._directory / PID_FILE
+        with contextlib.suppress(OSError):
+            if path.read_text() == _own_pid():
+                path.unlink()
+        self._lock.close()
+
+
 @contextlib.contextmanager
-def claim(directory: Path) -> Iterator[None]:
+def claim(directory: Path) -> Iterator[Claim]:
     """Hold the run directory for this master.
 
     The lock is fcntl's, which a fork does not inherit: with flock a surviving child would hold it on.
@@ -49,19 +77,24 @@ def claim(directory: Path) -> Iterator[None]:
     Raises:
         TemporaryError: another master holds it.
         ConfigError: the directory cannot be made or written.
+        ScoreboardError: the disk is full.
     """
+    claimed = Claim(directory)
+    try:
+        yield claimed
+    finally:
+        claimed.release()
+
+
+def _lock(directory: Path) -> BinaryIO:
+    """Make directory, lock and pid file; errors as for `claim`."""
+    lock: BinaryIO | None = None
     try:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = (directory / LOCK_FILE).open("a+b")
-    except OSError as error:
-        raise ConfigError(
-            f"run_directory: cannot use {directory}: {error.strerror}; make it writable for this user, "
-            "or name another in the configuration"
-        ) from error
-    with lock:
+        lock = (directory / LOCK_FILE).open("a+b", buffering=0)
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:  # either means that somebody has it (fcntl(2))
             lock.seek(0)
             holder = lock.read(32).decode(errors="replace").strip() or "unknown"
             raise TemporaryError(
@@ -69,10 +102,19 @@ def claim(directory: Path) -> Iterator[None]:
                 "another run_directory"
             ) from error
         lock.truncate(0)
-        lock.write(f"{os.getpid()}\n".encode())
-        lock.flush()
-        (directory / PID_FILE).write_text(f"{os.getpid()}\n")
-        try:
-            yield
-        finally:
-            (directory / PID_FILE).unlink(missing_ok=True)
+        lock.write(_own_pid().encode())
+        (directory / PID_FILE).write_text(_own_pid())
+    except OSError as error:
+        if lock is not None:
+            lock.close()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ScoreboardError(f"run_directory: {directory}: {error.strerror}; make room") from error
+        raise ConfigError(
+            f"run_directory: cannot use {directory}: {error.strerror}; make it writable for this user, "
+            "or name another in the configuration"
+        ) from error
+    return lock
+
+
+def _own_pid() -> str:
+    return f"{os.getpid()}\n"
