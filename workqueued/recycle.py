@@ -3,8 +3,10 @@
 Runs in: worker, between two messages.
 """
 
+import errno
 import os
 import random
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,9 @@ from workqueued.config import Recycling
 _SPREAD = 0.1
 #: How often memory is looked at, seconds; a look costs 10 µs.
 _LOOK_EVERY = 1.0
+#: Descriptors that a handler cannot leak, as a retry or a dead letter needs two connections of four each; and a worker
+#: with no more left than these settles its message and goes. With fewer than the last figure in all, none are kept.
+_RESERVE, _FEW = 10, 64
 
 
 class Recycler:
@@ -41,9 +46,36 @@ class Recycler:
         self._until = None if policy.age is None else clock() + policy.age * (1 - _SPREAD * chance())
         self._memory = policy.memory
         self._looked_at = clock()
+        self._reserve: list[int] = []
+
+    def keep_descriptors(self) -> None:
+        """Set some aside; once the limit is set."""
+        self._most_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if self._most_descriptors >= _FEW:
+            self._reserve = [os.open(os.devnull, os.O_RDONLY) for _ in range(_RESERVE)]
+
+    def _descriptors_are_gone(self) -> bool:
+        """Whether a handler has leaked nearly all there are; then those set aside are free."""
+        if not self._reserve:
+            return False
+        try:
+            lowest = os.dup(self._reserve[0])
+            os.close(lowest)
+        except OSError as error:
+            if error.errno != errno.EMFILE:  # a handler has closed ours: the numbers may be anybody's now
+                self._reserve.clear()
+                return False
+            lowest = self._most_descriptors
+        if lowest < self._most_descriptors - _RESERVE:
+            return False
+        while self._reserve:
+            os.close(self._reserve.pop())
+        return True
 
     def due(self, tasks: int) -> str | None:
         """The reason to leave after so many tasks, or None."""
+        if self._descriptors_are_gone():
+            return "no file descriptors left: the handler does not close what it opens"
         if self._tasks and tasks >= self._tasks:
             return f"{tasks} tasks"
         if self._until is None and self._memory is None:

@@ -150,6 +150,7 @@ class Worker:
         """Import the handler; raises ConfigError when it cannot be used."""
         place = self._place
         self._callee = Callee(place.queue_name, self._queue, place.config.pythonpath, self._row, self._log)
+        self._recycler.keep_descriptors()
         self._inbox.install()  # again: a module may have taken a signal for itself (faulthandler.register(SIGUSR1))
 
     def _session(self) -> None:
