@@ -19,9 +19,10 @@ from workqueued import groups, signals
 from workqueued.child import Death, Lifeline, die_with_parent, reap, spawn
 from workqueued.config import Config, as_plain, doubt_of_ack_timeout
 from workqueued.deaths import Coroner
-from workqueued.errors import ConfigError
+from workqueued.errors import ConfigError, TemporaryError
 from workqueued.evidence import Evidence
-from workqueued.logs import configure, identify, log
+from workqueued.keeper import ORPHAN_GRACE
+from workqueued.logs import Reminder, configure, identify, log
 from workqueued.pool import MONITOR, Pool
 from workqueued.rundir import claim, end_command, end_commands_left_behind, find_former
 from workqueued.scoreboard import Cell, Head, Kind, QueueCell, Row, Scoreboard, ScoreboardError, State
@@ -70,6 +71,9 @@ class Master:
         self._rows: dict[int, Row] = {}
         self._queue_rows: dict[str, Row] = {}
         self._exit_code = os.EX_OK
+        self._directory_trouble = Reminder()
+        #: The pid of supervisord when it started us.
+        self._supervisor: int | None = None
 
     def run(self) -> int:
         """Run until told to stop; returns the exit code.
@@ -81,9 +85,10 @@ class Master:
         signals.block()
         if "SUPERVISOR_ENABLED" in os.environ:
             # A supervisord that is killed leaves us behind, and its successor starts a second master.
-            die_with_parent(os.getppid())
+            self._supervisor = os.getppid()
+            die_with_parent(self._supervisor)
         identify("master")
-        with claim(self._config.run_directory):
+        with claim(self._config.run_directory) as self._claim:
             former = find_former(self._config.run_directory)
             self._board = Scoreboard.create(self._config.run_directory)
             evidence = Evidence(self._board)
@@ -106,6 +111,7 @@ class Master:
 
     def _loop(self) -> None:
         while True:
+            self._hold()
             self._look()
             for action in self._pool.plan(time.monotonic()):
                 self._do(action)
@@ -119,15 +125,30 @@ class Master:
             if number is not None:
                 self._hear(number)
 
+    def _hold(self) -> None:
+        """Whoever has the lock is the master: when that is somebody else, as our directory was deleted, we stop."""
+        where = self._config.run_directory
+        try:
+            if self._claim.renew():
+                log.error("run_directory.lost", error=f"{where} was deleted or replaced under us; made again")
+        except TemporaryError as error:
+            if self._pool.stopping_since is None:
+                log.error("run_directory.lost", error=f"{where} was deleted under us, and now {error}")
+                self._exit_code = error.exit_code
+                self._pool.stop(time.monotonic())
+        except (ConfigError, ScoreboardError) as error:
+            if self._directory_trouble.due(str(error)):
+                log.error("run_directory.lost", error=str(error))
+
     # --- hearing ----------------------------------------------------------------------------------------------------
 
     def _hear(self, number: signal.Signals) -> None:
         if number == signal.SIGCHLD:
             self._bury(reap())
         elif number in (signal.SIGTERM, signal.SIGINT):
-            self._stop(number, hand_back=False)
+            self._stop(number, self._config.drain_timeout)
         elif number == signal.SIGQUIT:
-            self._stop(number, hand_back=True)
+            self._stop(number, 0.0)
         elif number == signal.SIGHUP:
             self._reload()
         elif number == signal.SIGUSR1:
@@ -207,11 +228,17 @@ class Master:
                 hint="the old workers go on; one that crashes will load the new code",
             )
 
-    def _stop(self, number: signal.Signals, *, hand_back: bool) -> None:
+    def _stop(self, number: signal.Signals, patience: float) -> None:
+        if self._is_orphan():
+            # The successor's master is held off by our lock until we are gone.
+            patience = min(patience, ORPHAN_GRACE)
         if self._pool.stopping_since is None:
             self._board[Head.DRAINING] = 1
-            log.info("master.draining", signal=number.name, timeout_s=0 if hand_back else self._config.drain_timeout)
-        self._pool.stop(time.monotonic(), hand_back=hand_back)
+            log.info("master.draining", signal=number.name, timeout_s=patience)
+        self._pool.stop(time.monotonic(), patience)
+
+    def _is_orphan(self) -> bool:
+        return self._supervisor is not None and os.getppid() != self._supervisor
 
     def _reload(self) -> None:
         if self._pool.stopping_since is not None:

@@ -8,6 +8,7 @@ of a queue in each generation is its canary: until it has reported ready, no oth
 or a refused queue is met once and told once.
 """
 
+import math
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -62,7 +63,8 @@ class Pool:
     slots: dict[str, Slot] = field(default_factory=dict)
     fates: dict[str, QueueFate] = field(default_factory=dict)
     stopping_since: float | None = None
-    hand_back: bool = False
+    #: When messages in work are handed back in a stop.
+    patient_until: float = math.inf
     #: Set when the daemon must end because of its configuration: the exit code.
     verdict: int | None = None
     _wanted: Mapping[str, str] = field(default_factory=dict, init=False)
@@ -85,11 +87,12 @@ class Pool:
         for slot in self.slots.values():
             slot.retry_at = 0.0
 
-    def stop(self, now: float, *, hand_back: bool = False) -> None:
-        """Drain everything; with `hand_back` at once, without waiting for tasks."""
+    def stop(self, now: float, patience: float | None = None) -> None:
+        """Drain everything, and hand back what is in work after so many seconds; None: after `drain_timeout`."""
         if self.stopping_since is None:
             self.stopping_since = now
-        self.hand_back = self.hand_back or hand_back
+        patience = self.config.drain_timeout if patience is None else patience
+        self.patient_until = min(self.patient_until, now + patience)
 
     def spawned(self, slot_name: str, pid: int, now: float, *, hold: bool) -> None:
         """A Spawn was carried out."""
@@ -270,12 +273,10 @@ class Pool:
         return may
 
     def _plan_stop(self, child: Child, now: float) -> list[Action]:
-        since = self.stopping_since or now
         actions: list[Action] = []
         if child.drain_at is None:
             actions.append(self._drain(child, now))
-        overdue = self.hand_back or now >= since + self.config.drain_timeout
-        if overdue and child.hand_back_at is None:
+        if now >= self.patient_until and child.hand_back_at is None:
             child.hand_back_at = now
             actions.append(HandBack(child.pid))
         return actions + self._plan_overdue(child, now)
@@ -326,7 +327,7 @@ class Pool:
             if child.hand_back_at is not None:
                 deadlines.append(child.hand_back_at + self.config.drain_margin)
             elif self.stopping_since is not None:
-                deadlines.append(self.stopping_since + self.config.drain_timeout)
+                deadlines.append(self.patient_until)
             if not child.killed:
                 deadlines.append(now + _STALE_AFTER / 4)
                 # A task that begins after this look cannot be over its limit before the next one.

@@ -126,3 +126,19 @@ def test_killing_supervisord_drains_the_daemon(supervised: Callable[..., Supervi
     service.process.wait()
     eventually(lambda: not any(alive(pid) for pid in [master, *workers]))
     service.process = subprocess.Popen(["true"])
+
+
+def test_a_long_task_does_not_keep_the_next_supervisord_waiting(
+    supervised: Callable[..., Supervised], vhost: Vhost
+) -> None:
+    """What supervisord's death leaves behind has five seconds, like every orphan, and then gives the message back."""
+    service = supervised()
+    log = service.daemon
+    workers = [event["pid"] for event in log.consuming(2)]
+    vhost.publish("task_queue", "100")
+    eventually(log.ledger)
+    service.process.kill()
+    service.process.wait()
+    eventually(lambda: not any(alive(pid) for pid in workers), within=9)
+    eventually(lambda: vhost.count("task_queue") == 1)
+    service.process = subprocess.Popen(["true"])

@@ -436,7 +436,7 @@ def test_quit_hands_back_at_once_also_in_the_middle_of_a_drain() -> None:
     history.step()
     history.pool.stop(history.now + 5)
     assert history.step(5) == []
-    history.pool.stop(history.now, hand_back=True)
+    history.pool.stop(history.now, patience=0.0)
     assert HandBack(history.pids["a/0"]) in history.step()
 
 
