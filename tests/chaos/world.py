@@ -121,12 +121,15 @@ class World:
         """As systemd would."""
         conf = self.directory / "supervisord.conf"
         conf.write_text(_SUPERVISORD.format(directory=self.directory, bin=_BIN))
-        self.supervisord = subprocess.Popen(
-            [str(_BIN / "supervisord"), "-n", "-c", str(conf)],
-            env={**os.environ, "WQ_CHAOS_DIRECTORY": str(self.directory)},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with (self.directory / "supervisord.out").open("ab") as out:
+            self.supervisord = subprocess.Popen(
+                [str(_BIN / "supervisord"), "-n", "-c", str(conf)],
+                env={**os.environ, "WQ_CHAOS_DIRECTORY": str(self.directory)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
 
     def supervisorctl(self, *words: str) -> None:
         """What an operator says."""

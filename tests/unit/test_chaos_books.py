@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from chaos.books import POISON, Account, Books, Witness, audit, kind_of, read_body, share_out, write_body
 from chaos.report import Happened, Story, accounts, table
+from chaos.soak import Sample, report
 
 SEED = 7
 MANY = 3_000
@@ -124,6 +125,22 @@ def test_a_body_says_when_it_is_not_what_was_sent() -> None:
     assert read_body(body) == (100, kind_of(SEED, 100))
     with pytest.raises(ValueError, match="checksum"):
         read_body(body.replace(b"100 ", b"101 "))
+
+
+@pytest.mark.parametrize(
+    ("memory", "descriptors", "threads"), [(2.0, 0.0, 0.0), (0.0, 0.1, 0.0), (0.0, 0.0, 0.1)], ids=str
+)
+def test_a_planted_leak_is_found_by_the_soak(
+    memory: float, descriptors: float, threads: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of memory, descriptors or threads, each so much a sample; what only breathes is no leak."""
+    times = range(200)
+    leaks = [
+        Sample(at * 5.0, 9000 + memory * at, 20 + int(descriptors * at), 2 + int(threads * at)) for at in times
+    ]
+    breathes = [Sample(at * 5.0, 9000 + at % 7, 20, 2) for at in times]
+    assert report({"worker 1": leaks, "master 2": breathes}) == ["worker 1"]
+    assert "| master | 900" in capsys.readouterr().out
 
 
 def test_the_books_are_read_from_what_the_witnesses_wrote(tmp_path: Path) -> None:
