@@ -12,6 +12,7 @@ import datetime as dt
 import decimal
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -26,7 +27,9 @@ _ROUTING = ("CC", "BCC")
 
 _BYTES, _TIMESTAMP, _DECIMAL, _OBJECT = "$bytes", "$timestamp", "$decimal", "$object"
 _TAGS = (_BYTES, _TIMESTAMP, _DECIMAL, _OBJECT)
-_NUMBERS = {"priority": 256, "timestamp": 2**63}
+_NUMBERS = {"priority": 256, "timestamp": 2**64}
+#: The longest expiration that RabbitMQ 3.10 takes, ms: ten years of 365 days.
+_LONGEST_EXPIRATION = 10 * 365 * 86_400_000
 _NAMES = tuple(field.name for field in fields(Properties))
 #: How much of a wrong value an error shows.
 _SHOWN = 60
@@ -57,13 +60,13 @@ def from_line(line: bytes) -> tuple[Properties, bytes]:
         DataError: it is none.
     """
     try:
-        given = json.loads(line, parse_constant=_no_constant)
+        given = json.loads(line, parse_constant=_no_constant, parse_float=_finite)
         return _from_object(given)
     except RecursionError as error:
         raise DataError("nested too deeply") from error
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 ({error.reason})") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also of int(), which refuses more than 4300 digits
         raise DataError(f"not valid JSON ({error})") from error
 
 
@@ -92,9 +95,9 @@ def _check(name: str, value: Any) -> None:
             raise DataError(f"{name}: found {_shown(value)}, expected a whole number from 0 to {_NUMBERS[name] - 1}")
     elif not isinstance(value, str):
         raise DataError(f"{name}: found {_shown(value)}, expected text")
-    elif name == "expiration" and not (value.isascii() and value.isdecimal()):
+    elif name == "expiration" and not (re.fullmatch("[0-9]{1,255}", value) and int(value) <= _LONGEST_EXPIRATION):
         # The broker would close the channel, and with it everything that is on its way.
-        raise DataError(f"{name}: found {_shown(value)}, expected milliseconds as text")
+        raise DataError(f"{name}: found {_shown(value)}, expected milliseconds as text, at most ten years")
 
 
 def to_json(value: Any) -> Any:
@@ -175,3 +178,11 @@ def _shown(value: Any) -> str:
 
 def _no_constant(word: str) -> Any:
     raise DataError(f"not valid JSON ({word})")
+
+
+def _finite(digits: str) -> float:
+    """A number of JSON; 1e999 is one, and infinite to Python."""
+    number = float(digits)
+    if not math.isfinite(number):
+        raise DataError(f"{digits[:_SHOWN]} is too large a number")
+    return number

@@ -6,6 +6,7 @@ Each key is declared once, with its reader, its default and the words that expla
 """
 
 import dataclasses
+import decimal
 import math
 import os
 import re
@@ -21,6 +22,7 @@ from workqueued.readers import (
     boolean,
     choice,
     duration,
+    escaped,
     integer,
     named,
     number,
@@ -321,7 +323,7 @@ class Config:
         default=Path("/run/workqueued"),
     )
     pythonpath: tuple[Path, ...] = key(
-        one_or_more(path_beside_file("a path"), "one path or a list of them"),
+        one_or_more(path_beside_file("a path"), "one path or a list of them", least=0),
         "folders in which handler modules are looked for first",
         default=(),
     )
@@ -379,7 +381,9 @@ def find_config() -> Path:
 def as_plain(value: Any) -> Any:
     """A configuration value as plain data for YAML or JSON; passwords and the values of `environment` redacted."""
     if isinstance(value, BrokerUrl | Path):
-        return str(value)
+        return escaped(str(value))
+    if isinstance(value, str):
+        return escaped(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f for f in dataclasses.fields(value) if "read" in f.metadata]
         return {f.name: (f.metadata["show"] or as_plain)(getattr(value, f.name)) for f in fields}
@@ -388,5 +392,5 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [as_plain(item) for item in value]
     if isinstance(value, float):
-        return f"{value:g}s"
+        return f"{decimal.Decimal(repr(value)).normalize():f}s"  # every digit, and no exponent
     return value

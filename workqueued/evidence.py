@@ -18,6 +18,8 @@ from workqueued.scoreboard import Cell, CrashCell, Kind, Row, Scoreboard, State
 
 #: Messages that are remembered; the oldest is forgotten. A message is redelivered within milliseconds, or seconds.
 _MOST = 200
+#: Counts go no further.
+_LARGEST_COUNT = 1_000_000
 #: include/linux/sched.h: "Getting shut down".
 _PF_EXITING = 0x4
 #: How long a worker waits for the master to bury a worker that seems to be dead, seconds, and how often it looks.
@@ -60,7 +62,7 @@ class Evidence:
         row = self._entry(_key(queue, worker.message_id or "", worker.words[Cell.LIFE]))
         row.note = cause
         # Two workers may have taken it at the same count: the second before this entry was there.
-        row.words[CrashCell.COUNT] = max(row.words[CrashCell.COUNT], worker.words[Cell.CRASHES]) + 1
+        row.words[CrashCell.COUNT] = _one_more(row.words[CrashCell.COUNT], worker.words[Cell.CRASHES])
         return row.words[CrashCell.COUNT]
 
     def inherit(self, former: Scoreboard) -> None:
@@ -83,7 +85,7 @@ class Evidence:
             if busy and old.message_id and self._dead(words[Cell.PID]):
                 queue = (old.name or "").rpartition("/")[0]
                 row = self._entry(_key(queue, old.message_id, words[Cell.LIFE]))
-                row.words[CrashCell.LOST] = max(row.words[CrashCell.LOST], words[Cell.REDELIVERIES]) + 1
+                row.words[CrashCell.LOST] = _one_more(row.words[CrashCell.LOST], words[Cell.REDELIVERIES])
 
     def look(self, queue: str, identity: str, life: int) -> Proof | None:
         """What is known of a message that was redelivered; see `Delivery` for `identity` and `life`.
@@ -130,6 +132,11 @@ def _holds(row: Row, queue: str, identity: str) -> bool:
         and row.message_id == identity
         and (row.name or "").rpartition("/")[0] == queue
     )
+
+
+def _one_more(*counts: int) -> int:
+    """One more than the largest; a damaged row may hold anything up to the largest word."""
+    return min(max(counts), _LARGEST_COUNT) + 1
 
 
 def is_dead(pid: int) -> bool:

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+#: A longer duration is as good as this one, seconds; four hundred digits would be infinite.
+_LONGEST_DURATION = 1e12
 _SIZE_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d{1,15})([KMGT]?)")
 #: YAML 1.1's truth values.
@@ -49,6 +51,11 @@ def text(expected: str = "text") -> Reader:
         return value
 
     return read
+
+
+def escaped(value: str) -> str:
+    """What the reader of text takes for this value: `${NAME}` in it stands for itself."""
+    return _VARIABLE.sub(r"$\g<0>", value)
 
 
 def parsed(parse: Callable[[str], T], expected: str) -> Reader:
@@ -101,7 +108,8 @@ def number(minimum: float, maximum: float) -> Reader:
 
     def read(_walk: Walk, node: yaml.Node, _path: str) -> float:
         digits = _scalar(node, ("int", "float"), expected)
-        if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", digits) or not minimum <= float(digits) <= maximum:
+        # The exponent is Python's, of a small number: what --print-config prints is readable.
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?(e-\d\d)?", digits) or not minimum <= float(digits) <= maximum:
             raise Wrong(expected)
         return float(digits)
 
@@ -173,7 +181,7 @@ def parse_duration(text: str) -> float:
     match = _DURATION.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is no duration such as 500ms, 10s, 5m or 2h")
-    return float(match[1]) * _DURATION_UNITS[match[2]]
+    return min(float(match[1]) * _DURATION_UNITS[match[2]], _LONGEST_DURATION)
 
 
 def boolean() -> Reader:
@@ -268,12 +276,12 @@ def one_or_named(read_one: Reader, name_rule: Callable[[str], str | None], expec
     return read
 
 
-def one_or_more(read_one: Reader, expected: str) -> Reader:
-    """A reader for one value or a list of them; the result is a tuple."""
+def one_or_more(read_one: Reader, expected: str, least: int = 1) -> Reader:
+    """A reader for one value or a list of at least so many of them; the result is a tuple."""
 
     def read(walk: Walk, node: yaml.Node, path: str) -> tuple[Any, ...]:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        if not nodes:
+        if len(nodes) < least:
             raise Wrong(expected, "an empty list")
         return tuple(read_value(walk, one, f"{path}[{i}]" if len(nodes) > 1 else path, read_one)
                      for i, one in enumerate(nodes))

@@ -54,6 +54,8 @@ class Walk:
 
     def report(self, node: yaml.Node, path: str, text: str) -> None:
         """Note a mistake at a node."""
+        if "://" in path:  # a URL in the place of a key
+            path = redact(path)
         self.mistakes.append(Mistake(node.start_mark.line + 1, path, text))
 
 

@@ -338,6 +338,14 @@ def test_without_permission_it_says_what_is_missing(box: Vhost, make_user: Make)
     assert run_cli("dead", "--url", url, "--queue", "work", "replay", "--all", "--yes").returncode == 0
 
 
+@pytest.mark.parametrize("name", ["", "q" * 300, "\udcff"])
+def test_what_can_be_no_queues_name_exits_64(name: str) -> None:
+    """With what would be one; nobody is asked."""
+    done = run_cli("dead", "--url", "amqp://127.0.0.1:1", "--queue", name, "list")
+    assert done.returncode == os.EX_USAGE
+    assert done.stderr.startswith("wq-dead: --queue: ")
+
+
 def test_a_broker_that_is_away_exits_75(vhost: Vhost) -> None:
     """And a wrong password 77; neither shows the password."""
     done = run_cli("dead", "--url", "amqp://guest:s3cr3t@127.0.0.1:1", "--queue", "work", "list")

@@ -240,6 +240,7 @@ def test_blank_json_lines_are_no_messages_but_are_counted(to: list[str], vhost: 
         ('{"body": 1, "message_id": null}', "message_id: found null, expected text"),
         ('{"body": 1, "headers": {"x": 1.5}}', "a header holds 1.5 (float); write it as text"),
         ('{"body": 1, "headers": {"x": 99999999999999999999}}', "AMQP cannot carry"),
+        (json.dumps({"body": 1, "headers": {"x": "y" * 200_000}}), "headers take 200"),
         (json.dumps({"body": 1, "type": "x" * 256}), "more than 255 bytes"),
         ('{"body": "\\ud800"}', "UTF-8 cannot hold"),
         ('{"body": 1, "queue": "nowhere"}', "no queue 'nowhere'"),

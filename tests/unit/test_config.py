@@ -239,7 +239,6 @@ SPEC = "the module and the callable in it are joined by a colon"
         # words and paths
         (LEAST + "log: {level: verbose}\n", f"4: log.level: found 'verbose' (text), expected {LEVELS}"),
         (LEAST + "log: {format: xml}\n", "4: log.format: found 'xml' (text), expected auto or json or console"),
-        (LEAST + "pythonpath: []\n", "4: pythonpath: found an empty list, expected one path or a list of them"),
         (LEAST + "pythonpath: [a, 7]\n", "4: pythonpath[1]: found '7' (a number), expected a path"),
         (LEAST + 'run_directory: "a\\0b"\n', "4: run_directory: found 'a\\x00b' (text), expected a path"),
         (LEAST + "run_directory: ''\n", "4: run_directory: found '' (text), expected a path"),

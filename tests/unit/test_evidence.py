@@ -154,3 +154,17 @@ def test_a_new_master_goes_on_from_the_table_of_the_last_one(board: Scoreboard, 
     third = make(Scoreboard.create(tmp_path), clock, 1)
     third.inherit(new)
     assert third.look("q", "in a dead hand", 0) == Proof(0, "", 2)
+
+
+def test_a_damaged_row_of_a_former_master_does_not_stop_the_next(
+    board: Scoreboard, clock: Clock, tmp_path: Path
+) -> None:
+    """Its counts may be anything that a word can hold."""
+    worst = 2**64 - 1
+    hold(board, "q/0", 1, "damaged").words[Cell.REDELIVERIES] = worst
+    table = make(Scoreboard.create(tmp_path), clock, 1)
+    table.inherit(board)
+    proof = table.look("q", "damaged", 0)
+    assert proof is not None
+    assert 10 < proof.lost < worst
+    assert died(table, board, "other", worst, "SIGSEGV") < worst

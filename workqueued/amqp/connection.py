@@ -44,6 +44,11 @@ _TCP_USER_TIMEOUT = 10_000
 #: That needs something sent, and an idle worker sends its heartbeats half a heartbeat apart: so the kernel asks after
 #: 5 s of silence, then every 2 s. Without an answer it gives up after 11 s with TCP_USER_TIMEOUT, else after 13.
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 4}
+#: Text of headers that may be sent as it is: in UTF-8 it is at most four times as long, and one frame holds 128 KiB.
+_SAFE_TEXT = 30_000
+#: All properties and headers must fit into one frame of 131,072 bytes, or the broker closes the connection (501). The
+#: other properties are short strings: 2 KiB hold them all.
+MOST_HEADER_BYTES = 131_072 - 2_048
 #: Texts of 404 that heal by themselves: a classic queue's home node is down (RabbitMQ 3.10, 4.0).
 _TRANSIENT_404 = ("home node", "due to timeout")
 
@@ -221,6 +226,20 @@ def properties_to_pika(ours: Properties) -> Any:
         headers=dict(ours.headers) or None,
         delivery_mode=pika.DeliveryMode.Persistent.value,
     )
+
+
+def may_overflow_a_frame(headers: Mapping[str, Any]) -> bool:
+    """Whether they are so large that it is worth the time to measure whether they fit into one frame.
+
+    Over which the broker closes the connection (501). The broker's own letters may fill theirs, and a replay adds one.
+    """
+    size = 0
+    for value in headers.values():
+        if isinstance(value, str | bytes):
+            size += len(value)
+        elif isinstance(value, dict | list):
+            return True
+    return size + 50 * len(headers) > _SAFE_TEXT
 
 
 def encoded_size(headers: Mapping[str, Any]) -> int:

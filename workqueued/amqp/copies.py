@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from workqueued import delays
-from workqueued.amqp.connection import connect, encoded_size, translated
+from workqueued.amqp.connection import MOST_HEADER_BYTES, connect, encoded_size, translated
 from workqueued.amqp.levels import Levels
 from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.refusals import LevelsGoneError
@@ -29,9 +29,6 @@ _CONFIRM_WITHIN = 10.0
 _SLOWEST_LINK = 1_000_000
 #: Ceilings of the waits between two publishes, seconds.
 _AGAIN_FIRST, _AGAIN_MOST = 0.2, 10.0
-#: All properties and headers must fit into one frame of 131,072 bytes, or the broker closes the connection (501). The
-#: other properties are short strings: 2 KiB hold them all.
-_MOST_HEADER_BYTES = 131_072 - 2_048
 #: Bytes of the largest header that we set, `x-wq-stderr`, generously.
 _LARGEST_OF_OURS = 5_120
 #: Bytes of an AMQP short string. A stranger's property that is no UTF-8 was made longer when it was decoded.
@@ -141,7 +138,7 @@ def fit(message: Message) -> Message:
     left_out = [name for name in headers if name not in sizes]
     total = sum(sizes.values())
     for name in sorted(sizes, key=lambda name: (_is_ours(name, sizes[name]), -sizes[name])):
-        if total <= _MOST_HEADER_BYTES:
+        if total <= MOST_HEADER_BYTES:
             break
         left_out.append(name)
         total -= sizes[name]

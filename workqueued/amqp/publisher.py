@@ -9,13 +9,22 @@ turn of its loop at a time. What the broker confirmed and did not return is safe
 import contextlib
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pika
 
-from workqueued.amqp.connection import parameters, properties_to_pika, translate, translated, worst
+from workqueued.amqp.connection import (
+    MOST_HEADER_BYTES,
+    encoded_size,
+    may_overflow_a_frame,
+    parameters,
+    properties_to_pika,
+    translate,
+    translated,
+    worst,
+)
 from workqueued.amqp.refusals import LevelsGoneError, explain_channel_close, explain_encoding
 from workqueued.config import Broker
 from workqueued.delivery import Message
@@ -224,6 +233,7 @@ class Publisher:
             DataError: AMQP cannot carry it: too large, or a property of a wrong type. The publisher stays open.
         """
         self.check()
+        _check_size_of(message.properties.headers)
         if len(message.body) > MOST_BYTES:
             raise DataError(
                 f"the message has {len(message.body)} bytes and no broker takes more than {MOST_BYTES}; "
@@ -363,3 +373,18 @@ def _turn_until_closed(connection: Any, seconds: float) -> bool:
 
 def _nothing() -> None:
     pass
+
+
+def _check_size_of(headers: Mapping[str, Any]) -> None:
+    """The broker would close the connection (501), and with it all that is on its way."""
+    if not may_overflow_a_frame(headers):
+        return
+    try:
+        size = encoded_size(headers)
+    except ValueError:
+        return  # told when it is encoded
+    if size > MOST_HEADER_BYTES:
+        raise DataError(
+            f"its headers take {size} bytes, and all must fit into one AMQP frame, {MOST_HEADER_BYTES} bytes; "
+            "put what is large into the body"
+        )

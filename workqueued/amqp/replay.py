@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from workqueued.amqp.connection import may_overflow_a_frame
 from workqueued.amqp.copies import fit
 from workqueued.amqp.deadletters import Look
 from workqueued.amqp.publisher import Publisher
@@ -23,8 +24,6 @@ from workqueued.letters import LEFT_OUT, Letter
 _WINDOW, _WINDOW_BYTES = 1000, 16 * 2**20
 #: After so many publishes they are sent and confirms heard, so that the broker has its work while we do ours.
 _TURN_AFTER = 100
-#: Text of headers that may be sent as it is: in UTF-8 it is at most four times as long, and one frame holds 128 KiB.
-_SAFE_TEXT = 30_000
 #: How many letters that could not be moved are remembered one by one.
 _REMEMBERED = 10
 
@@ -95,7 +94,7 @@ class Replay:
         if not self._publisher.in_flight:
             self._progress_at = self._clock()
         try:
-            if _is_large(message):
+            if may_overflow_a_frame(message.properties.headers):
                 message = fit(message)
             try:
                 ticket = self._publisher.publish(message)
@@ -200,22 +199,8 @@ def checked(message: Message) -> Message:
     Raises:
         DataError: they do not, or one cannot be sent.
     """
-    if _is_large(message):
+    if may_overflow_a_frame(message.properties.headers):
         left_out = fit(message).properties.headers.get(LEFT_OUT)
         if left_out != message.properties.headers.get(LEFT_OUT):
             raise DataError(f"its headers do not fit into one AMQP frame, or cannot be sent: {left_out}")
     return message
-
-
-def _is_large(message: Message) -> bool:
-    """Whether properties and headers might not fit into one frame, over which the broker closes the connection.
-
-    The broker's own letters may fill theirs, and a replay adds a header.
-    """
-    size = 0
-    for value in message.properties.headers.values():
-        if isinstance(value, str | bytes):
-            size += len(value)
-        elif isinstance(value, dict | list):
-            return True
-    return size + 50 * len(message.properties.headers) > _SAFE_TEXT

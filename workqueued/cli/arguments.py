@@ -12,8 +12,10 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises UsageError, so that a wrong command line ends with 64 as everything else we say."""
 
     def error(self, message: str) -> NoReturn:
-        """Tell what is wrong, and what would be right."""
-        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+        """Tell what is wrong, and what would be right; an argument that it quotes may be a URL with a password."""
+        from workqueued.outcome import redacted
+
+        raise UsageError(f"{redacted(message)}\n{self.format_usage().strip()}")
 
 
 def open_input(file: Path | None) -> int:

@@ -243,7 +243,7 @@ def message_of_json(sender: Sender, line: bytes, properties: Mapping[str, Any]) 
         if "expires" in given:
             given["expiration"] = expiration(given.pop("expires"))
         if not isinstance(body, str):
-            body = json.dumps(body)
+            body = json.dumps(body, allow_nan=False)  # 1e999 is JSON, and infinite to Python
             if not properties.get("content_type"):
                 given.setdefault("content_type", "application/json")
         return sender.message(body, **{**properties, **given, "headers": headers})

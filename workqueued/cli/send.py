@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 _send_one(sender, options)
     except WorkqueuedError as error:
-        print(f"wq-send: {error}", file=sys.stderr)
+        from workqueued.cli.screen import visible
+
+        print(f"wq-send: {visible(str(error), keep=chr(10))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("wq-send: interrupted; the message is not known to be sent", file=sys.stderr)

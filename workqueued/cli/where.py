@@ -14,6 +14,9 @@ from workqueued.readers import parse_duration
 from workqueued.schema import redact
 from workqueued.urls import BrokerUrl
 
+#: Bytes of an AMQP short string.
+_LONGEST_NAME = 255
+
 
 @dataclass(frozen=True, slots=True)
 class Where:
@@ -89,7 +92,7 @@ def pick_queue(where: Where, name: str | None) -> tuple[str, str]:
     """The work queue that is meant, and its dead queue.
 
     Raises:
-        UsageError: none is named, and the configuration has not exactly one.
+        UsageError: none is named, and the configuration has not exactly one; or it cannot be a queue's name.
     """
     if name is None:
         if len(where.queues) != 1:
@@ -99,8 +102,12 @@ def pick_queue(where: Where, name: str | None) -> tuple[str, str]:
         name = next(iter(where.queues))
     if name not in where.queues:
         name = name.removesuffix(DEAD_SUFFIX)
-    if not name:
-        raise UsageError("--queue: expected a name")
+    try:
+        length = len((name + DEAD_SUFFIX).encode())
+    except UnicodeEncodeError as error:
+        raise UsageError(f"--queue: found {name!r}, expected a name in UTF-8") from error
+    if not name or length > _LONGEST_NAME:
+        raise UsageError(f"--queue: expected a name of 1 to {_LONGEST_NAME - len(DEAD_SUFFIX)} bytes")
     return name, name + DEAD_SUFFIX
 
 
