@@ -145,9 +145,9 @@ def suffer(world: World, name: str) -> Happened:
 
 
 def is_whole(world: World, finished: int) -> bool:
-    """Whether all workers consume, the broker agrees, and something was finished since."""
+    """Whether all workers consume, the broker agrees (orphans may be there as well), and something was finished."""
     progress = world.load_is_over or world.finished() > finished
-    return progress and len(world.at_work()) == world.workers and world.consumers() == world.workers
+    return progress and len(world.at_work()) == world.workers and world.consumers() >= world.workers
 
 
 if __name__ == "__main__":
