@@ -16,6 +16,7 @@ from typing import Any
 
 import pika
 import pytest
+import wire
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -301,66 +302,7 @@ def test_a_number_that_cannot_be_a_command_s_group_is_not_signalled(
 
 # --- what strangers send --------------------------------------------------------------------------------------------
 
-#: AMQP's types of a fixed width, and that width.
-WIDTHS = {
-    b"t": 1, b"b": 1, b"B": 1, b"U": 2, b"u": 2, b"s": 2, b"I": 4, b"i": 4, b"f": 4, b"d": 8, b"L": 8, b"l": 8, b"T": 8,
-    b"D": 5, b"V": 0,
-}  # fmt: skip
-#: Headers that mean something to us or to the broker.
-NAMES = (
-    "x-wq-attempt", "x-wq-crashes", "x-wq-redeliveries", "x-wq-due-at", "x-wq-expires-at", "x-wq-replayed",
-    "x-wq-reason", "x-wq-enqueued-at", "x-wq-error", "x-wq-exit", "x-wq-signal", "x-wq-stderr", "x-wq-first-failed-at",
-    "x-wq-queue", "x-wq-last-failed-at", "x-wq-host", "x-wq-handler", "x-wq-headers-left-out", "x-delivery-count",
-    "x-death", "CC", "x-acquired-count", "x-first-death-reason", "$bytes", "$timestamp", "$decimal", "$object",
-    "n" * 255,
-)  # fmt: skip
-
-
-def short(data: bytes) -> bytes:
-    """A short string on the wire."""
-    return bytes([len(data)]) + data
-
-
-def long(data: bytes) -> bytes:
-    """A long string on the wire, or what a container holds."""
-    return struct.pack(">I", len(data)) + data
-
-
-fixed = st.sampled_from(sorted(WIDTHS)).flatmap(
-    lambda kind: st.binary(min_size=WIDTHS[kind], max_size=WIDTHS[kind]).map(kind.__add__)
-)
-small = st.integers(-3, 3).map(lambda number: b"l" + struct.pack(">q", number))
-now = st.integers(0, 2**42).map(lambda number: b"l" + struct.pack(">q", number))
-strings = st.builds(lambda kind, data: kind + long(data), st.sampled_from((b"S", b"x")), st.binary(max_size=12))
-names = (st.sampled_from(NAMES).map(str.encode) | st.binary(max_size=6)).map(short)
-
-
-def entries(values: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """A table, without its type's letter."""
-    return st.lists(st.tuples(names, values).map(b"".join), max_size=5).map(lambda found: long(b"".join(found)))
-
-
-values = st.recursive(
-    fixed | small | now | strings,
-    lambda inner: entries(inner).map(b"F".__add__)
-    | st.lists(inner, max_size=3).map(lambda found: b"A" + long(b"".join(found))),
-)
-def in_order(found: dict[int, bytes]) -> bytes:
-    """Properties behind their flags, the highest first."""
-    flags = sum(1 << bit for bit in found)
-    return struct.pack(">H", flags) + b"".join(found[bit] for bit in sorted(found, reverse=True))
-
-
-shorts = st.binary(max_size=12).map(short) | st.just(short(b"\xff" * 255))
-#: The properties of a message on the wire, by their flags.
-properties = st.fixed_dictionaries(
-    {13: entries(values)},
-    optional={
-        15: shorts, 14: shorts, 11: st.binary(min_size=1, max_size=1), 10: shorts, 9: shorts,
-        8: st.integers(0, 2**32 - 1).map(lambda ms: short(b"%d" % ms)), 7: shorts,
-        6: st.binary(min_size=8, max_size=8), 5: shorts, 3: shorts,
-    },
-).map(in_order)  # fmt: skip
+properties = wire.properties(wire.fixed("tbBUusIiLlfdTDV"), shortest_ms=0)
 
 
 @pytest.fixture(params=[contextlib.nullcontext, exact_tables], ids=["as workers", "as wq-dead"])
@@ -486,7 +428,7 @@ def test_whatever_is_typed_wq_send_says_what_is_wrong(empty_stdin: None, argv: l
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(NEARLY),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=4) | st.sampled_from(NAMES), inner, max_size=3),
+    | st.dictionaries(st.text(max_size=4) | st.sampled_from(wire.NAMES), inner, max_size=3),
 )
 KEYS = (*archive._NAMES, "body", "queue", "expires", "delay", "at", "headers", "x")
 #: What is no JSON to everybody, or more than Python takes.
