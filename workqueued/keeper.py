@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from workqueued.logs import log
 from workqueued.signals import Inbox
 
-#: What an orphan gets to finish its task, seconds; a new master's workers are already at work.
-ORPHAN_GRACE = 5.0
+#: What an orphan gets to finish its task, seconds: so that it is gone after five. A new master's workers are at work.
+ORPHAN_GRACE = 4.5
 #: What an idle main thread gets to leave in order after SIGQUIT, seconds.
 _QUIT_GRACE = 1.0
 
