@@ -8,15 +8,14 @@ Each key is declared once, with its reader, its default and the words that expla
 import dataclasses
 import decimal
 import math
-import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from workqueued.errors import ConfigError
+from workqueued.paths import RUN_DIRECTORY, SYSTEM_FILE
 from workqueued.readers import (
     argv,
     boolean,
@@ -36,8 +35,6 @@ from workqueued.readers import (
 from workqueued.schema import key, load, mapping_of, read_section
 from workqueued.urls import BrokerUrl
 
-#: Where an installed service keeps its configuration.
-SYSTEM_FILE = Path("/etc/workqueued/workqueued.yaml")
 #: Ending of a dead queue's name.
 DEAD_SUFFIX = ".dead"
 #: Rows of a scoreboard are limited, and a rolling reload needs two per worker.
@@ -320,7 +317,7 @@ class Config:
     run_directory: Path = key(
         path_beside_file("a path"),
         "lock, pid file and scoreboard; one running master each",
-        default=Path("/run/workqueued"),
+        default=RUN_DIRECTORY,
     )
     pythonpath: tuple[Path, ...] = key(
         one_or_more(path_beside_file("a path"), "one path or a list of them", least=0),
@@ -362,20 +359,6 @@ def _read_password(file: Path, password_file: Path) -> str:
     if not password:
         raise ConfigError(f"{file}: broker.password_file: the first line of {password_file} is empty")
     return password
-
-
-def find_config() -> Path:
-    """The configuration of a command that was given none.
-
-    `$WQ_CONFIG`, or the one that belongs to this Python environment (`etc/workqueued/` under `sys.prefix`, as a
-    virtual environment's own), or the system's.
-    """
-    chosen = os.environ.get("WQ_CONFIG")
-    if chosen:
-        return Path(chosen)
-    own = Path(sys.prefix) / "etc/workqueued/workqueued.yaml"
-    # Resolved: it may be a link to a file whose own folder is what its relative paths are meant from.
-    return own.resolve() if own.exists() else SYSTEM_FILE
 
 
 def as_plain(value: Any) -> Any:

@@ -11,17 +11,15 @@ message's own header.
 import hashlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from workqueued.outcome import Proof
+from workqueued.proc import is_dead
 from workqueued.scoreboard import Cell, CrashCell, Kind, Row, Scoreboard, State
 
 #: Messages that are remembered; the oldest is forgotten. A message is redelivered within milliseconds, or seconds.
 _MOST = 200
 #: Counts go no further.
 _LARGEST_COUNT = 1_000_000
-#: include/linux/sched.h: "Getting shut down".
-_PF_EXITING = 0x4
 #: How long a worker waits for the master to bury a worker that seems to be dead, seconds, and how often it looks.
 _PATIENCE, _LOOK_EVERY = 1.0, 0.005
 
@@ -137,18 +135,3 @@ def _holds(row: Row, queue: str, identity: str) -> bool:
 def _one_more(*counts: int) -> int:
     """One more than the largest; a damaged row may hold anything up to the largest word."""
     return min(max(counts), _LARGEST_COUNT) + 1
-
-
-def is_dead(pid: int) -> bool:
-    """Whether a process is gone, a zombie, or about to become one.
-
-    The kernel closes the sockets of a dying process, upon which the broker gives its message to somebody else, before
-    it is a zombie (exit_files and exit_notify in kernel/exit.c); its flags say so from the first (proc(5): fields 3
-    and 9 of stat).
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return True
-    state, *_, flags = stat.rpartition(b")")[2].split()[:7]
-    return state in (b"Z", b"X") or bool(int(flags) & _PF_EXITING)

@@ -9,9 +9,9 @@ import random
 import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from workqueued.config import Recycling
+from workqueued.proc import resident_memory
 
 #: The part of a limit by which a worker may stay below it, so that a pool that was started at once is not replaced at
 #: once.
@@ -89,9 +89,3 @@ class Recycler:
             if resident >= self._memory:
                 return f"{resident // 2**20} MiB of memory"
         return None
-
-
-def resident_memory() -> int:
-    """This process's resident memory, bytes (proc(5): statm)."""
-    pages = Path("/proc/self/statm").read_bytes().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -13,11 +13,9 @@ from typing import BinaryIO
 
 from workqueued import groups
 from workqueued.errors import ConfigError, TemporaryError
-from workqueued.evidence import is_dead
+from workqueued.paths import LOCK_FILE, PID_FILE
+from workqueued.proc import is_dead
 from workqueued.scoreboard import Cell, Kind, Row, Scoreboard, ScoreboardError
-
-#: Files in the run directory.
-LOCK_FILE, PID_FILE = "lock", "pid"
 
 
 def find_former(directory: Path) -> Scoreboard | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.refusals import LevelsGoneError
 from workqueued.amqp.topology import declare_once
-from workqueued.config import Broker, Config, Queue, find_config, read_config
+from workqueued.config import Broker, Config, Queue, read_config
 from workqueued.delivery import DUE_AT, ENQUEUED_AT, EXPIRES_AT, Message, Properties, new_message_id
 from workqueued.errors import (
     ConfigError,
@@ -30,6 +30,7 @@ from workqueued.errors import (
     UsageError,
     WorkqueuedError,
 )
+from workqueued.paths import find_config
 from workqueued.readers import parse_duration
 from workqueued.schema import redact
 from workqueued.stream import Stream

@@ -19,9 +19,10 @@ from harness import alive, eventually
 
 from workqueued.backoff import Backoff
 from workqueued.errors import ConfigError, TemporaryError
-from workqueued.evidence import is_dead
 from workqueued.keeper import Keeper
-from workqueued.rundir import PID_FILE, claim
+from workqueued.paths import PID_FILE
+from workqueued.proc import is_dead
+from workqueued.rundir import claim
 from workqueued.signals import Inbox
 
 RunPython = Callable[..., "subprocess.Popen[str]"]

@@ -22,10 +22,10 @@ from workqueued.config import (
     RetryPolicy,
     as_plain,
     doubt_of_ack_timeout,
-    find_config,
     read_config,
 )
 from workqueued.errors import ConfigError
+from workqueued.paths import find_config
 from workqueued.urls import BrokerUrl
 
 ROOT = Path(__file__).parents[2]

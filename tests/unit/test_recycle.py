@@ -3,7 +3,8 @@
 import pytest
 
 from workqueued.config import Recycling
-from workqueued.recycle import Recycler, resident_memory
+from workqueued.proc import resident_memory
+from workqueued.recycle import Recycler
 
 
 def test_without_limits_nobody_leaves() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from workqueued import __version__
 from workqueued.cli.arguments import Parser
-from workqueued.config import SYSTEM_FILE, Config, Queue, as_plain, doubt_of_ack_timeout, read_config
+from workqueued.config import Config, Queue, as_plain, doubt_of_ack_timeout, read_config
 from workqueued.errors import ConfigError, WorkqueuedError
 from workqueued.logs import configure, log
+from workqueued.paths import SYSTEM_FILE
 from workqueued.signals import name_of
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workqueued.config import DEAD_SUFFIX, SYSTEM_FILE, Broker, Queue, find_config, read_config
+from workqueued.config import DEAD_SUFFIX, Broker, Queue, read_config
 from workqueued.errors import ConfigError, UsageError
+from workqueued.paths import SYSTEM_FILE, find_config
 from workqueued.readers import parse_duration
 from workqueued.schema import redact
 from workqueued.urls import BrokerUrl

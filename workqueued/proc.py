@@ -1,0 +1,51 @@
+"""Processes as the kernel tells of them: dead or alive, how large, who holds a lock.
+
+Runs in: every process. See proc(5) and fcntl(2).
+"""
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+#: include/linux/sched.h: "Getting shut down".
+_PF_EXITING = 0x4
+#: struct flock, as far as it is filled in: l_type, l_whence, l_start, l_len, l_pid.
+_FLOCK = "hhqqi"
+
+
+def is_dead(pid: int) -> bool:
+    """Whether a process is gone, a zombie, or about to become one.
+
+    The kernel closes the sockets of a dying process, upon which the broker gives its message to somebody else, before
+    it is a zombie (exit_files and exit_notify in kernel/exit.c); its flags say so from the first (fields 3 and 9 of
+    stat).
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return True
+    state, *_, flags = stat.rpartition(b")")[2].split()[:7]
+    return state in (b"Z", b"X") or bool(int(flags) & _PF_EXITING)
+
+
+def resident_memory(pid: int | None = None) -> int:
+    """Resident memory, bytes; of this process without a pid.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    pages = Path(f"/proc/{pid or 'self'}/statm").read_bytes().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def lock_holder(file: Path) -> int | None:
+    """The pid of whoever holds an fcntl lock for writing on a file, without taking it; None: nobody.
+
+    Raises:
+        OSError: the file is not there, or not ours to read.
+    """
+    with file.open("rb") as opened:
+        asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(opened, fcntl.F_GETLK, asked))
+    return None if kind == fcntl.F_UNLCK else pid
