@@ -13,13 +13,15 @@ from workqueued.child import Death
 from workqueued.config import Queue
 from workqueued.evidence import Evidence
 from workqueued.logs import Reminder, log
-from workqueued.scoreboard import Cell, Row, State
+from workqueued.scoreboard import Cell, DeathCell, Kind, Row, Scoreboard, State
 from workqueued.signals import name_of
 from workqueued.slots import Child, CrashLoop
 
 #: Signals that the processor or the C library ends a process with.
 _OF_BUGS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
 _CGROUPS = Path("/sys/fs/cgroup")
+#: So many deaths are remembered for `wq-status`.
+_KEPT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def _guess(number: int, known: Circumstances) -> str | None:
 
 
 def in_short(code: int | None, number: int | None, known: Circumstances) -> str:
-    """The cause in a few words, for the dead letter."""
+    """The cause in a few words, for the dead letter and `wq-status`."""
     if known.hard_limit:
         return "the hard time limit"
     if number is None:
@@ -76,11 +78,37 @@ def in_short(code: int | None, number: int | None, known: Circumstances) -> str:
     return name_of(number)
 
 
+class LastDeaths:
+    """The last deaths, in rows of the scoreboard, the oldest of which is overwritten. Master only."""
+
+    def __init__(self, board: Scoreboard, former: Scoreboard | None = None) -> None:
+        """Take the rows at once, as later the board may be full; and go on from those of a master that is gone.
+
+        Raises:
+            ScoreboardError: no row is left.
+        """
+        self._rows = [board.claim(Kind.DEATH, "") for _ in range(_KEPT)]
+        for old in [] if former is None else former.rows(Kind.DEATH):
+            self._write(old.words[DeathCell.AT], old.name, old.words[DeathCell.PID], old.note, old.message_id)
+
+    def add(self, slot: str, pid: int, cause: str, message_id: str | None) -> None:
+        """Note a death of this moment."""
+        self._write(time.time_ns(), slot, pid, cause, message_id)
+
+    def _write(self, at: int, slot: str | None, pid: int, cause: str | None, message_id: str | None) -> None:
+        row = min(self._rows, key=lambda row: row.words[DeathCell.AT])
+        row.words[DeathCell.AT] = 0  # nobody takes it for a death while it is written
+        row.name, row.note, row.message_id = slot or "", cause or "", message_id or ""
+        row.words[DeathCell.PID] = pid
+        row.words[DeathCell.AT] = at
+
+
 class Coroner:
     """Examines dead children: says how each ended, and records the message that it had in its handler's hands."""
 
-    def __init__(self, evidence: Evidence) -> None:
+    def __init__(self, evidence: Evidence, last: LastDeaths) -> None:
         self._evidence = evidence
+        self._last = last
         self._oom = OomCounter()
         self._loops: dict[str, Reminder] = {}
 
@@ -100,9 +128,10 @@ class Coroner:
         if started:
             facts["message_id"] = row.message_id
             facts["running_s"] = round((time.monotonic_ns() - started) / 1e9, 1)
+        cause = in_short(death.code, death.signal, known)
         if known.busy:
-            cause = in_short(death.code, death.signal, known)
             facts["crashes"] = self._evidence.record(child.queue, row, cause)
+        self._last.add(child.slot, death.pid, cause, row.message_id if started else None)
         log.error("worker.died" if child.queue else "monitor.died", **facts)
 
     def warn(self, queue: str, loop: CrashLoop | None) -> None:

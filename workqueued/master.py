@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workqueued import groups, signals
+from workqueued.bulletin import Bulletin
 from workqueued.child import Death, Lifeline, die_with_parent, reap, spawn
 from workqueued.config import Config, as_plain, doubt_of_ack_timeout
-from workqueued.deaths import Coroner
+from workqueued.deaths import Coroner, LastDeaths
 from workqueued.errors import ConfigError, TemporaryError
 from workqueued.evidence import Evidence
 from workqueued.keeper import ORPHAN_GRACE
 from workqueued.logs import Reminder, configure, identify, log
 from workqueued.pool import MONITOR, Pool
 from workqueued.rundir import claim, end_command, end_commands_left_behind, find_former
-from workqueued.scoreboard import Cell, Head, Kind, QueueCell, Row, Scoreboard, ScoreboardError, State
+from workqueued.scoreboard import Cell, Kind, QueueCell, Row, Scoreboard, ScoreboardError, State
 from workqueued.slots import Action, Child, Drain, Ending, HandBack, Kill, Release, Spawn
 
 #: Waking up so much after a deadline means that we were stopped, seconds.
@@ -54,11 +55,13 @@ class Entries:
     Attributes:
         worker, monitor: the children's lives; each returns an exit code.
         read_config: reads the configuration again; raises ConfigError.
+        version: ours.
     """
 
     worker: Callable[[Berth], int]
     monitor: Callable[[Berth], int]
     read_config: Callable[[Path], Config]
+    version: str
 
 
 class Master:
@@ -69,7 +72,6 @@ class Master:
         self._entries = entries
         self._pool = Pool(config)
         self._rows: dict[int, Row] = {}
-        self._queue_rows: dict[str, Row] = {}
         self._exit_code = os.EX_OK
         self._directory_trouble = Reminder()
         #: The pid of supervisord when it started us.
@@ -95,9 +97,11 @@ class Master:
             if former is not None:
                 end_commands_left_behind(former)
                 evidence.inherit(former)
-            self._coroner = Coroner(evidence)
+            self._coroner = Coroner(evidence, LastDeaths(self._board, former))
             self._lifeline = Lifeline.create()
-            self._lay_out_queue_rows(self._config)
+            self._bulletin = Bulletin(self._board, self._entries.version)
+            self._bulletin.lay_out(self._config)
+            self._bulletin.announce(self._config, self._pool)
             log.info("master.started", config=str(self._config.file), queues=len(self._config.queues))
             self._warn_of_ack_timeout(self._config)
             try:
@@ -113,6 +117,7 @@ class Master:
         while True:
             self._hold()
             self._look()
+            self._bulletin.turn(self._pool)
             for action in self._pool.plan(time.monotonic()):
                 self._do(action)
             if self._pool.finished:
@@ -205,6 +210,7 @@ class Master:
         )
         if child is not None:
             self._tell_ending(ending, death, row, child)
+            self._bulletin.keep_counts(child.queue, row)
         row.clear()
         if self._pool.verdict is not None and self._pool.stopping_since is None:
             self._exit_code = self._pool.verdict
@@ -233,7 +239,6 @@ class Master:
             # The successor's master is held off by our lock until we are gone.
             patience = min(patience, ORPHAN_GRACE)
         if self._pool.stopping_since is None:
-            self._board[Head.DRAINING] = 1
             log.info("master.draining", signal=number.name, timeout_s=patience)
         self._pool.stop(time.monotonic(), patience)
 
@@ -247,7 +252,7 @@ class Master:
         try:
             config = self._entries.read_config(self._config.file)
             check_unchangeable(self._config, config)
-            self._lay_out_queue_rows(config)
+            self._bulletin.lay_out(config)
         except (ConfigError, ScoreboardError) as error:
             log.error("reload.rejected", error=str(error), hint="the old configuration goes on")
             return
@@ -256,7 +261,7 @@ class Master:
         configure(config.log.level, config.log.format)
         self._warn_of_removed(old, config)
         self._pool.reload(config)
-        self._board[Head.GENERATION] = self._pool.generation
+        self._bulletin.announce(config, self._pool)
         log.info("reload.started", generation=self._pool.generation, changed=differences(old, config))
 
     def _warn_of_ack_timeout(self, config: Config) -> None:
@@ -267,7 +272,7 @@ class Master:
 
     def _warn_of_removed(self, old: Config, new: Config) -> None:
         for queue in sorted(set(old.queues) - set(new.queues)):
-            words = self._queue_rows[queue].words
+            words = self._bulletin.rows[queue].words
             sampled = words[QueueCell.SAMPLED]
             log.warning(
                 "queue.removed",
@@ -329,7 +334,7 @@ class Master:
         queue = self._pool.slots[action.slot].queue
         berth = Berth(
             self._config, generation, action.slot, queue, row, self._lifeline.reader, action.hold, self._board,
-            dict(self._queue_rows),
+            dict(self._bulletin.rows),
         )
         live = self._entries.monitor if is_monitor else self._entries.worker
         title = f"workqueued: {'monitor' if is_monitor else 'worker ' + action.slot}"
@@ -347,11 +352,6 @@ class Master:
     def _give_up_spawn(self, slot: str, error: str) -> None:
         self._pool.spawn_failed(slot, time.monotonic())
         log.error("child.unborn", child=slot, error=error)
-
-    def _lay_out_queue_rows(self, config: Config) -> None:
-        for queue in config.queues:
-            if queue not in self._queue_rows:
-                self._queue_rows[queue] = self._board.claim(Kind.QUEUE, queue)
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -12,13 +12,14 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from workqueued.amqp.depth import Depth, DepthReader
 from workqueued.config import Config
 from workqueued.errors import WorkqueuedError
+from workqueued.flow import Flow, Meter
 from workqueued.logs import identify, log
 from workqueued.scoreboard import Cell, Kind, QueueCell, Row, Scoreboard, State
 from workqueued.signals import Inbox, send
@@ -67,6 +68,7 @@ def _tell(post: Post, asker: "_Asker", inbox: Inbox) -> int:
     poll = select.poll()
     poll.register(inbox, select.POLLIN)
     poll.register(post.lifeline, select.POLLIN | select.POLLHUP)
+    meters = {queue: Meter() for queue in post.config.queues}
     interval = post.config.monitor.interval
     patience = min(_PATIENCE, interval / 2)
     due = time.monotonic() + min(_PATIENCE, interval)
@@ -75,7 +77,7 @@ def _tell(post: Post, asker: "_Asker", inbox: Inbox) -> int:
         # The question goes out first, so that the answer is fresh when the line is due.
         asker.ask(within=patience)
         for queue in post.config.queues:
-            _log_depth(queue, post, asker.sample)
+            _log_depth(queue, post, asker.sample, meters[queue])
         due += interval
         if due < time.monotonic():  # suspended, or starved: no burst of lines to catch up
             due = time.monotonic() + interval
@@ -96,7 +98,7 @@ def _wait(poll: Any, inbox: Inbox, post: Post, until: float) -> int | None:
     return None
 
 
-def _log_depth(queue: str, post: Post, sample: Sample) -> None:
+def _log_depth(queue: str, post: Post, sample: Sample, meter: Meter) -> None:
     now = time.monotonic()
     depth = sample.depths.get(queue)
     mine = [row for row in post.board.rows(Kind.WORKER) if (row.name or "").rpartition("/")[0] == queue]
@@ -108,7 +110,8 @@ def _log_depth(queue: str, post: Post, sample: Sample) -> None:
         if depth.ready is None:
             facts["reason"] = "the broker has no such queue"
         log.info("queue.depth", **facts)
-        _write_row(post.queue_rows[queue], depth, sample.taken_at or now)
+        row, at = post.queue_rows[queue], sample.taken_at or now
+        _write_row(row, depth, meter.measure(at, depth.ready, _settled(row, mine)), at)
         return
     age = None if sample.taken_at is None else round(now - sample.taken_at, 1)
     log.warning(
@@ -124,12 +127,28 @@ def _log_depth(queue: str, post: Post, sample: Sample) -> None:
     )
 
 
-def _write_row(row: Row, depth: Depth, at: float) -> None:
-    """Into the scoreboard, for the master and for status commands; counts are stored plus one."""
-    counts = {QueueCell.READY: depth.ready, QueueCell.CONSUMERS: depth.consumers, QueueCell.DEAD: depth.dead}
+def _settled(row: Row, workers: Iterable[Row]) -> int:
+    """What this host settled of a queue so far: by workers that are gone, and by those that live."""
+    past = sum(row.words[cell] for cell in (QueueCell.PAST_DONE, QueueCell.PAST_RETRIED, QueueCell.PAST_DEAD))
+    return past + sum(worker.words[cell] for worker in workers for cell in (Cell.DONE, Cell.RETRIED, Cell.DEAD))
+
+
+def _write_row(row: Row, depth: Depth, flow: Flow, at: float) -> None:
+    """Into the scoreboard, for the master and for `wq-status`; counts are stored plus one."""
+    counts = {
+        QueueCell.READY: depth.ready,
+        QueueCell.CONSUMERS: depth.consumers,
+        QueueCell.DEAD: depth.dead,
+        QueueCell.IN_RATE: _in_thousandths(flow.in_rate),
+        QueueCell.OUT_RATE: _in_thousandths(flow.out_rate),
+    }
     for cell, count in counts.items():
         row.words[cell] = 0 if count is None else count + 1
     row.words[QueueCell.SAMPLED] = int(at * 1e9)
+
+
+def _in_thousandths(rate: float | None) -> int | None:
+    return None if rate is None else round(rate * 1000)
 
 
 class _Asker(threading.Thread):

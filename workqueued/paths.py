@@ -3,6 +3,7 @@
 Runs in: every process. It imports next to nothing, as `wq-status` is to answer at once.
 """
 
+import hashlib
 import os
 import re
 import sys
@@ -13,6 +14,9 @@ SYSTEM_FILE = Path("/etc/workqueued/workqueued.yaml")
 RUN_DIRECTORY = Path("/run/workqueued")
 #: Files in the run directory.
 LOCK_FILE, PID_FILE = "lock", "pid"
+
+#: Digits of a short hash.
+_DIGITS = 12
 
 #: What surely is the one key `run_directory` of a YAML file, with a value that surely is text and nothing but text.
 _KEY = "run_directory"
@@ -34,6 +38,11 @@ def find_config() -> Path:
     own = Path(sys.prefix) / "etc/workqueued/workqueued.yaml"
     # Resolved: it may be a link to a file whose own folder is what its relative paths are meant from.
     return own.resolve() if own.exists() else SYSTEM_FILE
+
+
+def short_hash(content: bytes) -> str:
+    """The first digits of what sha256sum prints for a file with this content."""
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]
 
 
 def glean_run_directory(file: Path, content: str) -> Path | None:

@@ -303,10 +303,14 @@ class Pool:
             return float("inf")
         if not child.ready:
             return child.tick + _STALE_STARTING
+        return child.tick + self.patience
+
+    @property
+    def patience(self) -> float:
+        """How long a child that is ready may show no sign of life outside of a task, seconds."""
         broker = self.config.broker
         # A silent broker holds it up for so long, and no connect ticks.
-        silent = 4 * (broker.rhythm + 5) + len(broker.url) * broker.connect_timeout
-        return child.tick + max(_STALE_AFTER, silent)
+        return max(_STALE_AFTER, 4 * (broker.rhythm + 5) + len(broker.url) * broker.connect_timeout)
 
     def _drain(self, child: Child, now: float) -> Drain:
         child.told_at = now

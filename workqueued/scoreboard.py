@@ -1,6 +1,7 @@
 """The scoreboard: what every child is doing, in memory that all can read and one writes.
 
-Runs in: master (creates it, clears rows), children (each its own row), monitor (also the queue rows), commands (read).
+Runs in: master (creates it, clears rows), children (each its own row), monitor (also its part of the queue rows),
+commands (read).
 
 A file-backed mmap in the run directory. Every number is one aligned 8-byte word, because longer stores were seen torn;
 texts carry a sequence count and a checksum. A new master makes a new file and renames it into place, and never
@@ -12,6 +13,7 @@ import contextlib
 import enum
 import mmap
 import os
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -22,11 +24,12 @@ from workqueued.errors import WorkqueuedError
 #: File name inside the run directory.
 FILE_NAME = "scoreboard"
 #: "WQBOARD" and the version of the layout.
-_MAGIC = int.from_bytes(b"WQBOARD\x02", "big")
+_MAGIC = int.from_bytes(b"WQBOARD\x03", "big")
 _WORD = 8
 _ROW_WORDS = 128
 _ROW_BYTES = _ROW_WORDS * _WORD
-#: Rows: two for each of at most 1000 workers (a rolling reload), one per queue, two for the monitor, some for evidence.
+#: Rows: two for each of at most 1000 workers (a rolling reload), one per queue, two for the monitor, some for evidence
+#: and for the last deaths.
 CAPACITY = 3328
 #: A text area: sequence count, checksum and length in one word, then the bytes.
 _TEXT_WORDS = 34
@@ -37,7 +40,11 @@ _NOTE_AT = _MESSAGE_AT + _TEXT_WORDS
 
 
 class Head(enum.IntEnum):
-    """Words of the head, the first row's place. EPOCH is wall-clock nanoseconds."""
+    """Words of the head, the first row's place. EPOCH is wall-clock nanoseconds, the other times are monotonic ones.
+
+    Its texts are the path of the configuration (as its name), our version (as its message) and the hash of the
+    configuration (as its note).
+    """
 
     MAGIC = 0
     EPOCH = 1
@@ -45,6 +52,13 @@ class Head(enum.IntEnum):
     GENERATION = 3
     ROWS_USED = 4
     DRAINING = 5
+    STARTED = 6
+    #: The last turn of the master's loop.
+    TICK = 7
+    #: The interval of the monitor, ns.
+    INTERVAL = 8
+    #: How long a child may show no sign of life outside of a task before the master kills it, ns.
+    PATIENCE = 9
 
 
 class Kind(enum.IntEnum):
@@ -56,6 +70,8 @@ class Kind(enum.IntEnum):
     QUEUE = 3
     #: A message that took workers down with it (see `evidence`).
     CRASH = 4
+    #: One of the last deaths (see `deaths`).
+    DEATH = 5
 
 
 class State(enum.IntEnum):
@@ -111,13 +127,43 @@ class Cell(enum.IntEnum):
 
 
 class QueueCell(enum.IntEnum):
-    """Words of a queue's row. A count is stored plus one, so that 0 means unknown; SAMPLED is monotonic ns."""
+    """Words of a queue's row, which two write: the monitor up to OUT_RATE, the master the rest.
+
+    A count is stored plus one, so that 0 means unknown. SAMPLED is monotonic ns; rates are messages in 1000 seconds.
+    """
 
     KIND = 0
     READY = 1
     CONSUMERS = 2
     DEAD = 3
     SAMPLED = 4
+    #: Given out and not acknowledged, on all hosts; a passive declare does not tell.
+    UNACKED = 5
+    #: Waiting in the delay levels; a passive declare does not tell either.
+    DELAYED = 6
+    #: What came in and what this host settled, between the last two samples.
+    IN_RATE = 7
+    OUT_RATE = 8
+    #: The workers that the configuration asks for, plus one; 0: it has no such queue any more.
+    WANTED = 16
+    #: A `Pause`.
+    PAUSED = 17
+    #: 1: the broker refuses it; it is tried again each minute.
+    REFUSED = 18
+    #: Settled by workers that are gone; with what the rows of the living tell it is all since the master's start.
+    PAST_DONE = 19
+    PAST_RETRIED = 20
+    PAST_DEAD = 21
+
+
+class Pause(enum.IntEnum):
+    """Why nobody serves a queue."""
+
+    NONE = 0
+    #: `paused: true` in the configuration.
+    CONFIGURED = 1
+    #: Its command cannot be run.
+    UNUSABLE = 2
 
 
 class CrashCell(enum.IntEnum):
@@ -128,6 +174,14 @@ class CrashCell(enum.IntEnum):
     AT = 2
     #: How often the whole service ended with it in hand, which proves nothing.
     LOST = 3
+
+
+class DeathCell(enum.IntEnum):
+    """Words of a death's row: name the slot, message what it had in hand, note the cause. AT is wall-clock ns, or 0."""
+
+    KIND = 0
+    AT = 1
+    PID = 2
 
 
 class ScoreboardError(WorkqueuedError):
@@ -244,6 +298,7 @@ class Scoreboard:
                 os.close(descriptor)
             board = cls(memory)
             board[Head.EPOCH] = time.time_ns()
+            board[Head.STARTED] = board[Head.TICK] = time.monotonic_ns()
             board[Head.MASTER_PID] = os.getpid()
             board[Head.ROWS_USED] = 1
             board[Head.MAGIC] = _MAGIC
@@ -259,7 +314,7 @@ class Scoreboard:
         """Map an existing board for reading.
 
         Raises:
-            ScoreboardError: there is none, or it is no board of this version.
+            ScoreboardError: there is none, or it is no board, or one of another version.
         """
         path = directory / FILE_NAME
         try:
@@ -267,18 +322,25 @@ class Scoreboard:
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise ScoreboardError(f"{path}: cannot read it: {error}") from error
-        if len(memory) != (CAPACITY + 1) * _ROW_BYTES:
-            raise ScoreboardError(f"{path}: not a scoreboard of this version")
-        board = cls(memory)
-        if board[Head.MAGIC] != _MAGIC:
-            raise ScoreboardError(f"{path}: not a scoreboard of this version")
-        return board
+        magic = int.from_bytes(memory[:_WORD], sys.byteorder)
+        if magic != _MAGIC and magic >> 8 == _MAGIC >> 8:
+            raise ScoreboardError(
+                f"{path}: is of another version; ask with the command of the workqueued that runs, or restart that one"
+            )
+        if magic != _MAGIC or len(memory) != (CAPACITY + 1) * _ROW_BYTES:
+            raise ScoreboardError(f"{path}: is no scoreboard")
+        return cls(memory)
 
     def __getitem__(self, word: Head) -> int:
         return self._head.words[word]
 
     def __setitem__(self, word: Head, value: int) -> None:
         self._head.words[word] = value
+
+    @property
+    def head(self) -> Row:
+        """The head as a row, for its texts."""
+        return self._head
 
     def row(self, index: int) -> Row:
         """The row at an index from 1."""

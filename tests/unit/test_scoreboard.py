@@ -12,6 +12,7 @@ from workqueued.scoreboard import (
     CAPACITY,
     FILE_NAME,
     Cell,
+    DeathCell,
     Head,
     Kind,
     QueueCell,
@@ -201,13 +202,23 @@ def test_a_truncated_board_is_told(tmp_path: Path, length: int) -> None:
     assert str(caught.value).startswith(f"{tmp_path}/{FILE_NAME}: ")
 
 
-@pytest.mark.parametrize("content", [b"\0", b"\xff", b"WQBOARD\x01"])
-def test_a_file_that_is_no_board_is_told(tmp_path: Path, content: bytes) -> None:
-    """Garbage of the right size, and a layout of another version."""
-    size = (CAPACITY + 1) * module._ROW_BYTES
-    (tmp_path / FILE_NAME).write_bytes((content[::-1] * size)[:size])
-    with pytest.raises(ScoreboardError, match="not a scoreboard of this version"):
+@pytest.mark.parametrize(
+    ("content", "length", "told"),
+    [
+        (b"\0", 1, "is no scoreboard"),
+        (b"\xff", 1, "is no scoreboard"),
+        (b"WQBOARD\x03"[::-1], 2, "is no scoreboard"),
+        (b"WQBOARD\x02"[::-1], 1, "is of another version; ask with the command of the workqueued that runs"),
+        (b"WQBOARD\x04"[::-1], 3, "is of another version; ask with the command of the workqueued that runs"),
+    ],
+)
+def test_a_file_that_is_no_board_of_ours_is_told(tmp_path: Path, content: bytes, length: int, told: str) -> None:
+    """Garbage of the right size; and a layout of another version, whatever its size."""
+    size = (CAPACITY + 1) * module._ROW_BYTES * length
+    (tmp_path / FILE_NAME).write_bytes((content * size)[:size])
+    with pytest.raises(ScoreboardError) as caught:
         Scoreboard.open(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/{FILE_NAME}: {told}")
 
 
 def test_a_directory_that_takes_no_board_is_told(tmp_path: Path) -> None:
@@ -253,7 +264,7 @@ def test_values_cross_a_fork_and_outlive_a_killed_child(tmp_path: Path) -> None:
 def test_rows_are_aligned_and_hold_their_words() -> None:
     """Only an aligned 8-byte store is never torn; no cell may lie in a text."""
     assert module._ROW_BYTES % 8 == 0
-    assert max(*Cell, *QueueCell, *Head) < module._NAME_AT
+    assert max(*Cell, *QueueCell, *Head, *DeathCell) < module._NAME_AT
     assert module._NAME_AT + module._TEXT_WORDS <= module._MESSAGE_AT
     assert module._MESSAGE_AT + module._TEXT_WORDS <= module._ROW_WORDS
 

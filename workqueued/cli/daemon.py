@@ -95,7 +95,7 @@ def _serve(config: Config) -> int:
             monitor.Post(berth.config, berth.generation, berth.row, berth.queue_rows, berth.board, berth.lifeline)
         )
 
-    return Master(config, Entries(live_as_worker, live_as_monitor, read_config)).run()
+    return Master(config, Entries(live_as_worker, live_as_monitor, read_config, __version__)).run()
 
 
 # --- --check ---------------------------------------------------------------------------------------------------------
