@@ -68,7 +68,11 @@ class Screen:
         """Print what waits. Errors as for `line`."""
         text = "".join(line + "\n" for line in self._waiting)
         self._waiting, self._size = [], 0
-        self.write(text.encode(self._encoding, "backslashreplace"))
+        self.write(self.encoded(text))
+
+    def encoded(self, text: str) -> bytes:
+        """Text as bytes for it; what its encoding lacks, as escapes."""
+        return text.encode(self._encoding, "backslashreplace")
 
     def write(self, data: bytes) -> None:
         """Write bytes as they are, now. Errors as for `line`."""
