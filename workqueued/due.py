@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from workqueued.delays import LONGEST, LONGEST_IN_WORDS
-from workqueued.readers import parse_duration
+from workqueued.durations import parse_duration
 
 _UNITS = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
 

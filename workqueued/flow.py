@@ -6,19 +6,17 @@ What is settled is counted on this host only, as the broker tells none of it in 
 by the difference: where other hosts consume too, it is less than what really comes, by what they settle.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(NamedTuple):
     """Messages a second, between two looks; None: unknown."""
 
     in_rate: float | None = None
     out_rate: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(NamedTuple):
     at: float
     ready: int
     settled: int

@@ -23,8 +23,8 @@ from workqueued.delivery import (
     Message,
     Properties,
 )
+from workqueued.durations import parse_duration
 from workqueued.outcome import copied_headers
-from workqueued.readers import parse_duration
 
 REASON, ERROR, HANDLER, HOST, QUEUE = "x-wq-reason", "x-wq-error", "x-wq-handler", "x-wq-host", "x-wq-queue"
 EXIT, SIGNAL, STDERR = "x-wq-exit", "x-wq-signal", "x-wq-stderr"

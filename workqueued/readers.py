@@ -11,14 +11,11 @@ from typing import Any, TypeVar
 
 import yaml
 
+from workqueued.durations import parse_duration
 from workqueued.schema import Reader, Walk, Wrong, pairs, read_value
 
 T = TypeVar("T")
 
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-#: A longer duration is as good as this one, seconds; four hundred digits would be infinite.
-_LONGEST_DURATION = 1e12
 _SIZE_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d{1,15})([KMGT]?)")
 #: YAML 1.1's truth values.
@@ -170,18 +167,6 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError(f"{text!r} is no size such as 512K, 100M or 2G")
     return int(match[1]) * _SIZE_UNITS[match[2]]
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of a duration such as `500ms`, `10s`, `5m`, `2h`, `1d`.
-
-    Raises:
-        ValueError: it is no duration.
-    """
-    match = _DURATION.fullmatch(text)
-    if not match:
-        raise ValueError(f"{text!r} is no duration such as 500ms, 10s, 5m or 2h")
-    return min(float(match[1]) * _DURATION_UNITS[match[2]], _LONGEST_DURATION)
 
 
 def boolean() -> Reader:

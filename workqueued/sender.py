@@ -22,6 +22,7 @@ from workqueued.amqp.refusals import LevelsGoneError
 from workqueued.amqp.topology import declare_once
 from workqueued.config import Broker, Config, Queue, read_config
 from workqueued.delivery import DUE_AT, ENQUEUED_AT, EXPIRES_AT, Message, Properties, new_message_id
+from workqueued.durations import parse_duration
 from workqueued.errors import (
     ConfigError,
     DataError,
@@ -31,7 +32,6 @@ from workqueued.errors import (
     WorkqueuedError,
 )
 from workqueued.paths import find_config
-from workqueued.readers import parse_duration
 from workqueued.schema import redact
 from workqueued.stream import Stream
 from workqueued.urls import BrokerUrl

@@ -1,11 +1,12 @@
 """Status: what the scoreboard says, as plain values, and the judgement over it.
 
 Runs in: `wq-status`. Pure but for reading the board: clocks and the kernel's word on processes come in as arguments.
+The values are named tuples, as making dataclasses costs a command more than all that it does.
 """
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from workqueued.flow import Flow, eta
 from workqueued.scoreboard import Cell, DeathCell, Head, Kind, Pause, QueueCell, Row, Scoreboard, State
@@ -37,8 +38,7 @@ class Condition(enum.Enum):
         return {Condition.RUNNING: 0, Condition.DOWN: 2}.get(self, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class QueueStatus:
+class QueueStatus(NamedTuple):
     """A queue; None is always unknown.
 
     Attributes:
@@ -70,8 +70,7 @@ class QueueStatus:
     age_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
+class WorkerStatus(NamedTuple):
     """A worker, or the monitor; `busy_s` is the age of the message in hand since it was taken."""
 
     slot: str
@@ -91,8 +90,7 @@ class WorkerStatus:
     rss_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class DeathStatus:
+class DeathStatus(NamedTuple):
     """One of the last deaths; `at` is in seconds since the epoch."""
 
     at: float
@@ -102,8 +100,7 @@ class DeathStatus:
     message_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """Everything. `since` is in seconds since the epoch; `reasons` say why it is not simply running.
 
     Attributes:
@@ -126,8 +123,7 @@ class Status:
     late_s: float = _LATE_AT_LEAST
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(NamedTuple):
     """What is asked of the kernel.
 
     Attributes:

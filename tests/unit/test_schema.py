@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from workqueued.durations import parse_duration
 from workqueued.errors import ConfigError
-from workqueued.readers import duration, integer, one_or_more, parse_duration, text
+from workqueued.readers import duration, integer, one_or_more, text
 from workqueued.schema import key, load, redact
 
 

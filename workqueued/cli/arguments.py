@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
+from workqueued.durations import parse_duration
 from workqueued.errors import UsageError
 
 
@@ -31,3 +32,11 @@ def open_input(file: Path | None) -> int:
     except OSError as error:
         what = f"--file: cannot read {file}" if file else "cannot read stdin"
         raise UsageError(f"{what}: {error.strerror}") from error
+
+
+def seconds(text: str) -> float:
+    """A duration as an option's value; a bare number is in seconds."""
+    try:
+        return parse_duration(text if not text.isdecimal() else f"{text}s")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

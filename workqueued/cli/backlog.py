@@ -6,7 +6,7 @@ By the Monitoring Plugins Development Guidelines: four exit codes, and performan
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from workqueued.cli.dashboard import span
 from workqueued.cli.screen import visible
@@ -29,8 +29,7 @@ class Level(enum.IntEnum):
 _SEVERITY = (Level.OK, Level.UNKNOWN, Level.WARNING, Level.CRITICAL)
 
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
+class Thresholds(NamedTuple):
     """More than this is a warning, or critical; None: never."""
 
     warn_eta: float | None = None

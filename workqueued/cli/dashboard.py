@@ -6,8 +6,7 @@ Whatever a stranger chose (message ids) or a file says (names, paths) goes throu
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from workqueued.cli.screen import clip, columns, pad, visible
 from workqueued.status import Condition, DeathStatus, QueueStatus, Status, WorkerStatus
@@ -29,8 +28,7 @@ _COLOURS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
+class Style(NamedTuple):
     """How to draw.
 
     Attributes:

@@ -14,9 +14,9 @@ from workqueued import __version__
 from workqueued.amqp.publisher import MOST_BYTES
 from workqueued.cli.arguments import Parser, open_input
 from workqueued.delivery import DUE_AT, Message
+from workqueued.durations import parse_duration
 from workqueued.errors import DataError, UsageError, WorkqueuedError
 from workqueued.paths import SYSTEM_FILE, find_config
-from workqueued.readers import parse_duration
 from workqueued.sender import Sender, expiration
 
 

@@ -4,15 +4,15 @@ It asks no broker and imports no user code, and as little as it can of the rest:
 """
 
 import argparse
-import dataclasses
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from workqueued import __version__, status
-from workqueued.cli.arguments import Parser
+from workqueued.cli.arguments import Parser, seconds
 from workqueued.cli.dashboard import BLOCKS, PLAIN_BLOCKS, History, Style, facts, lines
 from workqueued.cli.screen import ReaderGoneError, Screen, visible
 from workqueued.errors import ConfigError, UsageError, WorkqueuedError
@@ -55,7 +55,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="wq-status",
         description="How the service is: its state, queues, workers and last deaths. Asks no broker.",
         epilog="Exit codes: 0 running, 1 degraded, paused or draining, 2 down, 64 wrong command line, 74 the "
-        "scoreboard cannot be read, 78 bad configuration. With --check-backlog: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.",
+        "scoreboard cannot be read, 78 bad configuration. With --check-backlog: 0 OK, 1 WARNING, 2 CRITICAL, 3 "
+        "UNKNOWN.",
     )
     where = parser.add_mutually_exclusive_group()
     add = where.add_argument
@@ -64,12 +65,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"wq-status {__version__}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--watch", action="store_true", help="show it live, until q or Ctrl-C")
-    parser.add_argument("--interval", type=_seconds, metavar="DURATION", help="of --watch (default: 2s)")
+    parser.add_argument("--interval", type=seconds, metavar="DURATION", help="of --watch (default: 2s)")
     add = parser.add_argument_group("for a monitoring system").add_argument
     add("--check-backlog", action="store_true", help="one line and an exit code, as monitoring plugins have them")
     add("--queue", metavar="NAME", help="check this queue only")
-    add("--warn-eta", type=_seconds, metavar="DURATION", help="warn when a queue needs longer to be empty")
-    add("--crit-eta", type=_seconds, metavar="DURATION", help="(default without any threshold: 5m and 30m)")
+    add("--warn-eta", type=seconds, metavar="DURATION", help="warn when a queue needs longer to be empty")
+    add("--crit-eta", type=seconds, metavar="DURATION", help="(default without any threshold: 5m and 30m)")
     add("--warn-ready", type=_count, metavar="N", help="warn when more messages than this are ready")
     add("--crit-ready", type=_count, metavar="N")
     options = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
@@ -93,12 +94,6 @@ def _check_options(options: argparse.Namespace) -> None:
             raise UsageError(f"--{warn.replace('_', '-')} is more than --{crit.replace('_', '-')}")
 
 
-def _seconds(text: str) -> float:
-    from workqueued.cli.where import seconds
-
-    return seconds(text)
-
-
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 0")
@@ -108,8 +103,7 @@ def _count(text: str) -> int:
 # --- looking ---------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Board:
+class Board(NamedTuple):
     """Where the scoreboard lies, and which configuration told so."""
 
     directory: Path
@@ -220,7 +214,7 @@ def _check_backlog(options: argparse.Namespace) -> int:
         return Level.UNKNOWN
     if options.queue is not None:
         queues = tuple(queue for queue in seen.queues if queue.name == options.queue)
-        seen = dataclasses.replace(seen, queues=queues)
+        seen = seen._replace(queues=queues)
     level, line = check(seen, limits)
     print(line)
     return level

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workqueued.cli.arguments import seconds
 from workqueued.config import DEAD_SUFFIX, Broker, Queue, read_config
 from workqueued.errors import ConfigError, UsageError
 from workqueued.paths import SYSTEM_FILE, find_config
-from workqueued.readers import parse_duration
 from workqueued.schema import redact
 from workqueued.urls import BrokerUrl
 
@@ -110,11 +110,3 @@ def pick_queue(where: Where, name: str | None) -> tuple[str, str]:
     if not name or length > _LONGEST_NAME:
         raise UsageError(f"--queue: expected a name of 1 to {_LONGEST_NAME - len(DEAD_SUFFIX)} bytes")
     return name, name + DEAD_SUFFIX
-
-
-def seconds(text: str) -> float:
-    """A duration as an option's value; a bare number is in seconds."""
-    try:
-        return parse_duration(text if not text.isdecimal() else f"{text}s")
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

@@ -1,0 +1,23 @@
+"""Durations as people write them: `500ms`, `10s`, `5m`, `2h`, `1d`.
+
+Runs in: every process that reads a configuration or a command line.
+"""
+
+import re
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+#: A longer duration is as good as this one, seconds; four hundred digits would be infinite.
+_LONGEST = 1e12
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as `500ms`, `10s`, `5m`, `2h`, `1d`.
+
+    Raises:
+        ValueError: it is no duration.
+    """
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is no duration such as 500ms, 10s, 5m or 2h")
+    return min(float(match[1]) * _UNITS[match[2]], _LONGEST)
