@@ -36,6 +36,7 @@ NEXT = """
     seq 1 10000 | .venv/bin/wq-send --lines --quiet           ten thousand that take no time
     pgrep -af workqueued:                                     the workers; kill -9 one of them
     pkill -9 -f $PWD/.run/broker                              the broker as well; it is started again
+    .venv/bin/wq-status --watch                               how it is, live; q ends it
     .venv/bin/wq-dead list                                    what failed for good: nothing yet
     {ctl} status
 

@@ -43,7 +43,7 @@ class QueueStatus(NamedTuple):
 
     Attributes:
         wanted: workers that the configuration asks for; None: it has no such queue any more.
-        serving: slots whose worker has been ready and lives.
+        serving: slots that have a worker at work, or fit for it.
         in_work: messages in work on this host.
         paused: None, or why nobody serves it.
         done, retried, dead_lettered: settled on this host since the master's start.
@@ -88,6 +88,11 @@ class WorkerStatus(NamedTuple):
     retried: int
     dead: int
     rss_bytes: int | None
+
+    @property
+    def serving(self) -> bool:
+        """Whether it is at work or fit for it: it lives, has been ready, and has not lost its connection."""
+        return self.alive and self.ready and self.state != State.CONNECTING.word
 
 
 class DeathStatus(NamedTuple):
@@ -228,9 +233,6 @@ def _complaints_of_queue(
         yield f"{queue.name}: the broker refuses it"
     elif queue.wanted and not queue.paused and queue.serving < queue.wanted:
         yield f"{queue.name}: {queue.serving} of {_count(queue.wanted, 'worker')}{_missing(queue, workers)}"
-    lost = [worker for worker in workers if worker.alive and worker.ready and worker.state == State.CONNECTING.word]
-    if lost:
-        yield f"{queue.name}: {_count(len(lost), 'worker')} without a connection to the broker"
     if queue.wanted is None:
         return
     if queue.age_s is None:
@@ -245,7 +247,7 @@ def _late(board: Scoreboard) -> float:
 
 
 def _missing(queue: QueueStatus, workers: list[WorkerStatus]) -> str:
-    there = {worker.slot for worker in workers if worker.alive and worker.ready}
+    there = {worker.slot for worker in workers if worker.serving}
     slots = (f"{queue.name}/{number}" for number in range(queue.wanted or 0))
     first = next((slot for slot in slots if slot not in there), None)
     if first is None:
@@ -293,7 +295,7 @@ def _queue(row: Row, now: int, workers: Iterable[WorkerStatus]) -> QueueStatus:
     return QueueStatus(
         name=name,
         wanted=_known(words[QueueCell.WANTED]),
-        serving=len({worker.slot for worker in mine if worker.alive and worker.ready}),
+        serving=len({worker.slot for worker in mine if worker.serving}),
         in_work=len(ages),
         paused=_pause(words[QueueCell.PAUSED]),
         refused=bool(words[QueueCell.REFUSED]),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from workqueued.cli.dashboard import span
 from workqueued.cli.screen import visible
+from workqueued.flow import Flow
 from workqueued.status import Condition, QueueStatus, Status
 
 #: What counts where no threshold was given, seconds.
@@ -48,7 +49,7 @@ def check(status: Status, limits: Thresholds) -> tuple[Level, str]:
     level = max((one for one, _ in found), key=_SEVERITY.index)
     worst = [text for one, text in found if one is level]
     others = [text for one, text in found if one is not level]
-    return level, _line(level, worst + others, [data for queue in status.queues for data in _data(queue, limits)])
+    return level, _line(level, worst + others, [data for queue in status.queues for data in _data(queue, limits, status.late_s)])
 
 
 def _check_one(queue: QueueStatus, limits: Thresholds, late: float) -> tuple[Level, str]:
@@ -95,7 +96,9 @@ def _line(level: Level, texts: Sequence[str], data: Sequence[str]) -> str:
     return f"{text} | {' '.join(data)}" if data else text
 
 
-def _data(queue: QueueStatus, limits: Thresholds) -> list[str]:
+def _data(queue: QueueStatus, limits: Thresholds, late: float) -> list[str]:
+    if queue.age_s is None or queue.age_s > late:  # or a graph would go on as if nothing had happened
+        queue = queue._replace(ready=None, eta_s=None, flow=Flow())
     label = visible(queue.name).replace("=", "_").replace("'", "''").replace("|", "/")
     ready = "U" if queue.ready is None else str(queue.ready)
     eta = "U" if queue.eta_s is None else f"{queue.eta_s:.0f}s"

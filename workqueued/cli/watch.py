@@ -41,6 +41,8 @@ def watch(screen: Screen, interval: float, take: Callable[[], Sequence[str]]) ->
         with _signals(), _drawing(screen) if screen.terminal else contextlib.nullcontext():
             due = time.monotonic()
             while True:
+                if screen.terminal:
+                    screen.width = os.get_terminal_size(1).columns
                 _show(screen, take())
                 due = max(due + interval, time.monotonic())
                 if _has_enough(due):
@@ -57,10 +59,9 @@ def _show(screen: Screen, lines: Sequence[str]) -> None:
             screen.line(line)
         screen.flush()
         return
-    size = os.get_terminal_size(1)
-    screen.width = size.columns
-    if len(lines) > size.lines:
-        lines = [*lines[: size.lines - 1], f"… and {len(lines) - size.lines + 1} more lines"]
+    room = os.get_terminal_size(1).lines
+    if len(lines) > room:
+        lines = [*lines[: room - 1], f"… and {len(lines) - room + 1} more lines"]
     # No newline after the last: the screen would scroll.
     text = _HOME + "\r\n".join(line + _REST_OF_LINE for line in lines) + _REST_OF_SCREEN
     screen.write(screen.encoded(text))
@@ -80,14 +81,13 @@ def _has_enough(until: float) -> bool:
 @contextlib.contextmanager
 def _drawing(screen: Screen) -> Iterator[None]:
     """The terminal is ours for as long as the block lasts."""
-    before = None
-    if os.isatty(0):
-        before = termios.tcgetattr(0)
-        ours = termios.tcgetattr(0)
-        ours[_LOCAL] &= ~(termios.ECHO | termios.ICANON)
-        ours[_CHARACTERS][termios.VSUSP] = b"\0"
-        termios.tcsetattr(0, termios.TCSADRAIN, ours)
+    before = termios.tcgetattr(0) if os.isatty(0) else None
     try:
+        if before is not None:
+            ours = termios.tcgetattr(0)
+            ours[_LOCAL] &= ~(termios.ECHO | termios.ICANON)
+            ours[_CHARACTERS][termios.VSUSP] = b"\0"
+            termios.tcsetattr(0, termios.TCSADRAIN, ours)
         screen.write(_BEGIN)
         yield
     finally:
