@@ -5,7 +5,7 @@ The values are named tuples, as making dataclasses costs a command more than all
 """
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from workqueued.flow import Flow, eta
@@ -153,15 +153,18 @@ def read(board: Scoreboard, now: int, kernel: Kernel) -> Status:
     workers = sorted((one for one in workers if one.pid), key=_by_slot)
     monitors = [_worker(row, now, kernel) for row in board.rows(Kind.MONITOR)]
     monitor = max((one for one in monitors if one.pid), key=lambda one: one.generation, default=None)
-    queues = [_queue(row, now, workers) for row in board.rows(Kind.QUEUE)]
+    crews: dict[str, list[WorkerStatus]] = {}
+    for worker in workers:
+        crews.setdefault(worker.queue, []).append(worker)
+    queues = [_queue(row, now, crews) for row in board.rows(Kind.QUEUE)]
     # One that was taken out of the configuration is of interest until its workers are gone.
-    shown = [one for one in queues if one.wanted is not None or any(w.queue == one.name for w in workers)]
+    shown = [one for one in queues if one.wanted is not None or one.name in crews]
     master = board[Head.MASTER_PID]
     lives = kernel.master_lives(master)
     reasons = [_epitaph(board, master)]
     if lives:
         # In a drain all of it goes, as it is meant to.
-        reasons = [] if board[Head.DRAINING] else _complaints(board, now, shown, workers, monitor)
+        reasons = [] if board[Head.DRAINING] else _complaints(board, now, shown, crews, monitor)
     paused = [f"{one.name}: paused, {one.paused}" for one in shown if one.paused and lives]
     deaths = [_death(row) for row in board.rows(Kind.DEATH) if row.words[DeathCell.AT]]
     return Status(
@@ -205,7 +208,7 @@ def _complaints(
     board: Scoreboard,
     now: int,
     queues: Iterable[QueueStatus],
-    workers: list[WorkerStatus],
+    crews: Mapping[str, list[WorkerStatus]],
     monitor: WorkerStatus | None,
 ) -> list[str]:
     found = []
@@ -217,7 +220,7 @@ def _complaints(
     patience = board[Head.PATIENCE] / 2e9
     uptime = (now - board[Head.STARTED]) / 1e9
     for queue in queues:
-        mine = [worker for worker in workers if worker.queue == queue.name]
+        mine = crews.get(queue.name, [])
         found += _complaints_of_queue(queue, mine, _late(board), uptime)
         for worker in mine:
             idle = worker.alive and worker.ready and worker.state != State.BUSY.word
@@ -286,9 +289,9 @@ def _worker(row: Row, now: int, kernel: Kernel) -> WorkerStatus:
     )
 
 
-def _queue(row: Row, now: int, workers: Iterable[WorkerStatus]) -> QueueStatus:
+def _queue(row: Row, now: int, crews: Mapping[str, list[WorkerStatus]]) -> QueueStatus:
     words, name = row.words, row.name or "?"
-    mine = [worker for worker in workers if worker.queue == name]
+    mine = crews.get(name, [])
     ready = _known(words[QueueCell.READY])
     flow = Flow(_rate(words[QueueCell.IN_RATE]), _rate(words[QueueCell.OUT_RATE]))
     ages = [worker.busy_s for worker in mine if worker.alive and worker.busy_s is not None]

@@ -49,7 +49,8 @@ def check(status: Status, limits: Thresholds) -> tuple[Level, str]:
     level = max((one for one, _ in found), key=_SEVERITY.index)
     worst = [text for one, text in found if one is level]
     others = [text for one, text in found if one is not level]
-    return level, _line(level, worst + others, [data for queue in status.queues for data in _data(queue, limits, status.late_s)])
+    data = [one for queue in status.queues for one in _data(queue, limits, status.late_s)]
+    return level, _line(level, worst + others, data)
 
 
 def _check_one(queue: QueueStatus, limits: Thresholds, late: float) -> tuple[Level, str]:
