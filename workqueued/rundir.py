@@ -95,6 +95,7 @@ def _lock(directory: Path) -> BinaryIO:
         except (BlockingIOError, PermissionError) as error:  # either means that somebody has it (fcntl(2))
             lock.seek(0)
             holder = lock.read(32).decode(errors="replace").strip() or "unknown"
+            lock.close()
             raise TemporaryError(
                 f"another workqueued (pid {holder}) has the run directory {directory}; stop it, or give this one "
                 "another run_directory"
