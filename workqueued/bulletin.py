@@ -11,7 +11,7 @@ from pathlib import Path
 from workqueued.config import Config
 from workqueued.paths import short_hash
 from workqueued.pool import Pool
-from workqueued.scoreboard import Cell, Head, Kind, Pause, QueueCell, Row, Scoreboard
+from workqueued.scoreboard import LARGEST, Cell, Head, Kind, Pause, QueueCell, Row, Scoreboard
 
 _PAST = {
     Cell.DONE: QueueCell.PAST_DONE,
@@ -72,7 +72,7 @@ class Bulletin:
         row = self.rows.get(queue)
         if row is not None:
             for cell, past in _PAST.items():
-                row.words[past] += worker.words[cell]
+                row.words[past] = min(row.words[past] + worker.words[cell], LARGEST)
 
 
 def _hash(file: Path) -> str:

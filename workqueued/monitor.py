@@ -21,7 +21,7 @@ from workqueued.config import Config
 from workqueued.errors import WorkqueuedError
 from workqueued.flow import Flow, Meter
 from workqueued.logs import identify, log
-from workqueued.scoreboard import Cell, Kind, QueueCell, Row, Scoreboard, State
+from workqueued.scoreboard import LARGEST, Cell, Kind, QueueCell, Row, Scoreboard, State
 from workqueued.signals import Inbox, send
 
 #: How long a line waits for the answer to the question that was just asked, seconds.
@@ -143,7 +143,7 @@ def _write_row(row: Row, depth: Depth, flow: Flow, at: float) -> None:
         QueueCell.OUT_RATE: _in_thousandths(flow.out_rate),
     }
     for cell, count in counts.items():
-        row.words[cell] = 0 if count is None else count + 1
+        row.words[cell] = 0 if count is None else min(count + 1, LARGEST)
     row.words[QueueCell.SAMPLED] = int(at * 1e9)
 
 

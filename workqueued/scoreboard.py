@@ -26,6 +26,8 @@ FILE_NAME = "scoreboard"
 #: "WQBOARD" and the version of the layout.
 _MAGIC = int.from_bytes(b"WQBOARD\x03", "big")
 _WORD = 8
+#: The largest number that a word holds; a damaged row may have it anywhere.
+LARGEST = 2**64 - 1
 _ROW_WORDS = 128
 _ROW_BYTES = _ROW_WORDS * _WORD
 #: Rows: two for each of at most 1000 workers (a rolling reload), one per queue, two for the monitor, some for evidence

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from workqueued.amqp.depth import Depth
 from workqueued.bulletin import Bulletin
 from workqueued.child import Death
 from workqueued.cli import status as command
@@ -22,10 +23,11 @@ from workqueued.deaths import Coroner, LastDeaths
 from workqueued.errors import UsageError
 from workqueued.evidence import Evidence
 from workqueued.flow import Flow, Meter, eta
+from workqueued.monitor import _write_row
 from workqueued.paths import RUN_DIRECTORY, glean_run_directory, short_hash
 from workqueued.pool import Pool
 from workqueued.proc import lock_holder
-from workqueued.scoreboard import Cell, DeathCell, Head, Kind, Pause, QueueCell, Row, Scoreboard, State
+from workqueued.scoreboard import LARGEST, Cell, DeathCell, Head, Kind, Pause, QueueCell, Row, Scoreboard, State
 from workqueued.slots import Child
 from workqueued.status import Condition, Kernel, QueueStatus, Status, down, read
 
@@ -317,6 +319,20 @@ def test_what_workers_that_are_gone_have_settled_goes_on_to_count(tmp_path: Path
     bulletin.keep_counts("", board.claim(Kind.MONITOR, "monitor"))
     words = bulletin.rows["mail"].words
     assert [words[cell] for cell in (QueueCell.PAST_DONE, QueueCell.PAST_RETRIED, QueueCell.PAST_DEAD)] == [10, 4, 2]
+
+
+def test_the_counts_of_a_damaged_row_do_not_take_the_master_along(tmp_path: Path, config: Config) -> None:
+    """A handler's C code may write anywhere."""
+    board = Scoreboard.create(tmp_path)
+    bulletin = Bulletin(board, "")
+    bulletin.lay_out(config)
+    worker = board.claim(Kind.WORKER, "mail/0")
+    for _ in range(2):
+        worker.words[Cell.DONE] = LARGEST
+        bulletin.keep_counts("mail", worker)
+    assert bulletin.rows["mail"].words[QueueCell.PAST_DONE] == LARGEST
+    _write_row(bulletin.rows["mail"], Depth(1, 1, None), Flow(0.0, 1e30), 5.0)
+    assert bulletin.rows["mail"].words[QueueCell.OUT_RATE] == LARGEST
 
 
 def test_the_last_eight_deaths_are_kept(world: World) -> None:
