@@ -189,6 +189,7 @@ class World:
         if self._eye is None or not self._eye.is_open:
             parameters = pika.URLParameters(self.node.url)
             parameters.socket_timeout = parameters.stack_timeout = 3
+            parameters.heartbeat = 0  # nobody serves it for minutes
             self._eye = pika.BlockingConnection(parameters)
         return self._eye
 
@@ -253,8 +254,9 @@ class World:
 
     def close(self) -> None:
         """End what is left."""
-        if self._eye is not None and self._eye.is_open:
-            self._eye.close()
+        with contextlib.suppress(pika.exceptions.AMQPError):
+            if self._eye is not None and self._eye.is_open:
+                self._eye.close()
         for process in (*self.senders, self.supervisord):
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
