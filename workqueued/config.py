@@ -6,7 +6,6 @@ Each key is declared once, with its reader, its default and the words that expla
 """
 
 import dataclasses
-import decimal
 import math
 import re
 from collections.abc import Mapping
@@ -375,5 +374,7 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [as_plain(item) for item in value]
     if isinstance(value, float):
+        import decimal  # noqa: PLC0415 - for --print-config and reloads only; wq-send starts without it
+
         return f"{decimal.Decimal(repr(value)).normalize():f}s"  # every digit, and no exponent
     return value

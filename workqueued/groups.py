@@ -12,7 +12,8 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from pathlib import Path
+
+from workqueued.proc import is_in_exec
 
 #: The environment variable that tells which run of which worker's command a process belongs to.
 RUN = "WQ_RUN"
@@ -20,8 +21,6 @@ RUN = "WQ_RUN"
 _MOST_LOOKS = 20
 #: How often, a millisecond apart, a process is looked at again that is in the middle of an execve(2).
 _MOST_WAITS = 200
-#: PF_KTHREAD in the flags of /proc/PID/stat (linux/sched.h).
-_KERNEL_THREAD = 0x00200000
 
 
 def token(pid: int, started: int, delivered: int) -> str:
@@ -117,21 +116,10 @@ def _settled_environment(pid: int) -> bytes:
     for _ in range(_MOST_WAITS):
         if environment := _environment(pid):
             return environment
-        if not _in_exec(pid):
+        if not is_in_exec(pid):
             break
         time.sleep(0.001)
     return _environment(pid)
-
-
-def _in_exec(pid: int) -> bool:
-    """Whether a process without an environment has no arguments either: no program, no zombie, no kernel thread."""
-    try:
-        if Path(f"/proc/{pid}/cmdline").read_bytes():
-            return False
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return state not in "ZX" and not int(numbers[5]) & _KERNEL_THREAD
 
 
 def _environment(pid: int) -> bytes:

@@ -8,8 +8,8 @@ import os
 import struct
 from pathlib import Path
 
-#: include/linux/sched.h: "Getting shut down".
-_PF_EXITING = 0x4
+#: Flags of a process (include/linux/sched.h): "Getting shut down", and "I am a kernel thread".
+_PF_EXITING, _PF_KTHREAD = 0x4, 0x00200000
 #: struct flock, as far as it is filled in: l_type, l_whence, l_start, l_len, l_pid.
 _FLOCK = "hhqqi"
 
@@ -18,15 +18,31 @@ def is_dead(pid: int) -> bool:
     """Whether a process is gone, a zombie, or about to become one.
 
     The kernel closes the sockets of a dying process, upon which the broker gives its message to somebody else, before
-    it is a zombie (exit_files and exit_notify in kernel/exit.c); its flags say so from the first (fields 3 and 9 of
-    stat).
+    it is a zombie (exit_files and exit_notify in kernel/exit.c); its flags say so from the first.
     """
+    state, flags = _state_and_flags(pid)
+    return state in (b"Z", b"X") or bool(flags & _PF_EXITING)
+
+
+def is_in_exec(pid: int) -> bool:
+    """Whether a process has no arguments yet: it lives, is no kernel thread, and its next program is being loaded."""
+    try:
+        if Path(f"/proc/{pid}/cmdline").read_bytes():
+            return False
+    except OSError:
+        return False
+    state, flags = _state_and_flags(pid)
+    return state not in (b"Z", b"X") and not flags & _PF_KTHREAD
+
+
+def _state_and_flags(pid: int) -> tuple[bytes, int]:
+    """Fields 3 and 9 of stat; those of a process that is gone: dead."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
-        return True
+        return b"X", 0
     state, *_, flags = stat.rpartition(b")")[2].split()[:7]
-    return state in (b"Z", b"X") or bool(int(flags) & _PF_EXITING)
+    return state, int(flags)
 
 
 def resident_memory(pid: int | None = None) -> int:

@@ -319,8 +319,7 @@ def test_after_supervisord_was_killed_its_successor_has_the_only_master(daemon: 
         in_hand = f"wait {log.directory / 'go'}"
         vhost.publish("task_queue", in_hand)
         eventually(log.ledger)
-        supervised[0].process.kill()
-        supervised[0].process.wait()
+        supervised[0].kill()
         supervised.append(Supervised(log))
         log.await_event("master.refused", exit_code=os.EX_TEMPFAIL)
         (log.directory / "go").touch()
