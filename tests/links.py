@@ -10,13 +10,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import Daemon
+from relay import Relay
 
 #: The two ends of the link; port of the far one.
 NEAR, FAR, PORT = "10.87.0.1", "10.87.0.2", 5672
@@ -92,12 +91,9 @@ class Link:
     to the near end's only neighbour speaks with the broker.
     """
 
-    url = f"amqp://guest:guest@{FAR}:{PORT}/"
-
     def __init__(self, target: int) -> None:
         if shutil.which("ip") is None:
             missing("there is no `ip`: install iproute2")
-        self._target = target
         self.near = Namespace("net")
         self._far = Namespace("net", inside=self.near)
         self.near.run("ip", "link", "set", "lo", "up")
@@ -105,36 +101,18 @@ class Link:
         for namespace, device, address in ((self.near, "near", NEAR), (self._far, "far", FAR)):
             namespace.run("ip", "addr", "add", f"{address}/24", "dev", device)
             namespace.run("ip", "link", "set", device, "up")
-        self._listener = self._listen()
-        self._clients: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self._start(self._accept)
+        self._relay = Relay(target, listener=self._listen()).__enter__()
 
     def _listen(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._far.run(sys.executable, "-c", _LISTEN, str(theirs.fileno()), pass_fds=[theirs.fileno()])
             _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-        return socket.socket(fileno=descriptors[0])
-
-    def _start(self, function: Callable[..., None], *arguments: socket.socket) -> None:
-        self._threads.append(threading.Thread(target=function, args=arguments, daemon=True))
-        self._threads[-1].start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            broker = socket.create_connection(("127.0.0.1", self._target))
-            self._clients.append(client)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _QUICK.items():
-                client.setsockopt(socket.IPPROTO_TCP, option, value)
-            for source, sink in ((client, broker), (broker, client)):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._start(_pump, source, sink)
+        listener = socket.socket(fileno=descriptors[0])
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # those that it accepts inherit all of this
+        for option, value in _QUICK.items():
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        return listener
 
     def cut(self) -> None:
         """From now on, what either side sends vanishes on the way: no FIN, no RST, no carrier that is lost."""
@@ -148,26 +126,9 @@ class Link:
 
     def close(self) -> None:
         """Take it all down."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for client in self._clients:
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(10)
+        self._relay.__exit__()
         self._far.close()
         self.near.close()
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    for end in (source, sink):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)  # ends the other pump as well
-    source.close()
 
 
 class SmallDisk:

@@ -40,9 +40,15 @@ class Relay:
     Args:
         target: the broker's port.
         from_broker: makes the filter for what the broker says on a new connection; None: all goes on.
+        listener: a socket that listens already, instead of that port.
     """
 
-    def __init__(self, target: int, from_broker: Callable[[], Filter] | None = None) -> None:
+    def __init__(
+        self,
+        target: int,
+        from_broker: Callable[[], Filter] | None = None,
+        listener: socket.socket | None = None,
+    ) -> None:
         self._target = target
         self.from_broker = from_broker
         self._pace: float | None = None
@@ -50,7 +56,7 @@ class Relay:
         self._open.set()
         self._links: list[Link] = []
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = listener or socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
 
     def __enter__(self) -> Self:

@@ -87,8 +87,7 @@ def kill_master(world: World) -> None:
 @card("supervisord killed")
 def kill_supervisord(world: World) -> None:
     """And started again, as systemd would."""
-    world.supervisord.kill()
-    world.supervisord.wait()
+    world.supervisor.kill()
     world.start_supervisord()
 
 
@@ -119,7 +118,7 @@ def hold_master(world: World) -> None:
 @card("supervisord stopped and continued")
 def hold_supervisord(world: World) -> None:
     """Nobody reads the daemon's log meanwhile."""
-    hold(world.supervisord.pid, a_while(world))
+    hold(world.supervisor.process.pid, a_while(world))
 
 
 @card("reload", 2)
@@ -148,7 +147,7 @@ def scale(world: World) -> None:
 @card("stopped and started")
 def restart(world: World) -> None:
     """By the operator: it drains."""
-    world.supervisorctl("restart", "workqueued")
+    world.supervisor.ctl("restart", "workqueued")
 
 
 @card("handed back and started")

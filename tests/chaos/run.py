@@ -89,7 +89,7 @@ def run(world: World) -> Story:
     world.reload()
     stuck = world.await_rest(_EMPTY_WITHIN)
     children = [*world.children(Kind.WORKER), *world.children(Kind.MONITOR)]
-    world.supervisorctl("stop", "workqueued")
+    world.supervisor.ctl("stop", "workqueued")
     left = [f"child {pid} lives after the stop" for pid in children if alive(pid)]
     books = {
         queue: Books.read(world.directory / queue, world.plan.seed, world.take_dead(queue)) for queue in (MAIN, VICTIM)

@@ -2,56 +2,22 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from harness import Daemon, Vhost, alive, eventually
+from supervised import Supervisor
 
 Daemons = Callable[..., Daemon]
-BIN = Path(sys.executable).parent
-SHIPPED = Path(__file__).parents[2] / "etc/supervisord.conf"
 
 
-class Supervised:
-    """supervisord with the shipped configuration, its paths moved into the test's folder."""
+class Supervised(Supervisor):
+    """A daemon of the tests under supervisord."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
-        self.conf = daemon.directory / "supervisord.conf"
-        text = SHIPPED.read_text()
-        paths = {
-            "/opt/workqueued/bin/workqueued": str(BIN / "workqueued"),
-            "/etc/workqueued/workqueued.yaml": str(daemon.file),
-            "/var/log/workqueued/workqueued.log": str(daemon.log),
-            "/var/log/workqueued": str(daemon.directory),
-            "/run/workqueued": str(daemon.directory),
-        }
-        for shipped, ours in paths.items():
-            assert shipped in text, shipped
-            text = text.replace(shipped, ours)
-        self.conf.write_text(text)
-        environment = {**os.environ, "WQ_TEST_DIRECTORY": str(daemon.directory)}
-        command = [str(BIN / "supervisord"), "-n", "-c", str(self.conf)]
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True)
-
-    def ctl(self, *arguments: str) -> str:
-        """Run supervisorctl; returns what it prints."""
-        command = [str(BIN / "supervisorctl"), "-c", str(self.conf), *arguments]
-        return subprocess.run(command, capture_output=True, check=False, text=True, timeout=60).stdout
-
-    def kill(self) -> None:
-        """Kill -9 to supervisord alone."""
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        """End supervisord, and with it the daemon."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        super().__init__(daemon.directory, daemon.file, daemon.log, WQ_TEST_DIRECTORY=str(daemon.directory))
 
 
 @pytest.fixture
