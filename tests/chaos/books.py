@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+#: The body of a message that is in nobody's books: it has the delay levels declared.
+WARM_UP = b"warm-up"
 #: What a message does to its handler, and how many of a million are to do so. The others are just done.
 KINDS = {"once": 10_000, "hopeless": 2_000, "crash": 500, "hang": 200, "stubborn": 100, "leak": 1_000}
 #: Those that cannot be done, whose place is the dead queue.

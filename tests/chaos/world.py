@@ -16,47 +16,21 @@ import pika
 import yaml
 from harness import alive
 from relay import Relay
+from supervised import Supervisor
 
+from chaos.books import WARM_UP
 from workqueued.errors import WorkqueuedError
 from workqueued.node import Node
 from workqueued.scoreboard import Cell, Head, Kind, Row, Scoreboard, State
+from workqueued.sender import Sender
 
 MAIN, VICTIM = "task_queue", "victim"
 _TESTS = Path(__file__).parents[1]
-_BIN = Path(sys.executable).parent
 #: A quorum queue tells its depth to rabbitmqctl every 5 s only.
 _QUIET_FOR = 11.0
 _AT_WORK = (State.IDLE, State.BUSY, State.SETTLING)
 #: Where the daemon logs in; the senders are guest, so that taking away the daemon's rights leaves theirs.
 USER, PASSWORD = "fleet", "secret"
-
-_SUPERVISORD = """
-[supervisord]
-nodaemon=true
-silent=true
-logfile={directory}/supervisord.log
-pidfile={directory}/supervisord.pid
-[unix_http_server]
-file={directory}/supervisord.sock
-chmod=0700
-[rpcinterface:supervisor]
-supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
-[supervisorctl]
-serverurl=unix://{directory}/supervisord.sock
-[program:workqueued]
-command={bin}/workqueued --config {directory}/workqueued.yaml
-autorestart=unexpected
-exitcodes=78
-startsecs=0
-stopwaitsecs=40
-stopasgroup=false
-killasgroup=true
-redirect_stderr=true
-stdout_logfile={directory}/workqueued.log
-stdout_logfile_maxbytes=200MB
-stdout_logfile_backups=2
-"""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -89,7 +63,7 @@ class World:
         self.workers = plan.workers
         #: How many messages were taken out of the victim queue, by our own hand.
         self.removed = 0
-        self.supervisord: subprocess.Popen[bytes]
+        self.supervisor: Supervisor
         self.senders: list[subprocess.Popen[bytes]] = []
         self._eye: pika.BlockingConnection | None = None
 
@@ -119,22 +93,10 @@ class World:
 
     def start_supervisord(self) -> None:
         """As systemd would."""
-        conf = self.directory / "supervisord.conf"
-        conf.write_text(_SUPERVISORD.format(directory=self.directory, bin=_BIN))
-        with (self.directory / "supervisord.out").open("ab") as out:
-            self.supervisord = subprocess.Popen(
-                [str(_BIN / "supervisord"), "-n", "-c", str(conf)],
-                env={**os.environ, "WQ_CHAOS_DIRECTORY": str(self.directory)},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-
-    def supervisorctl(self, *words: str) -> None:
-        """What an operator says."""
-        command = [str(_BIN / "supervisorctl"), "-c", str(self.directory / "supervisord.conf"), *words]
-        subprocess.run(command, check=False, stdout=subprocess.DEVNULL, timeout=60)
+        directory = self.directory
+        self.supervisor = Supervisor(
+            directory, directory / "workqueued.yaml", directory / "workqueued.log", WQ_CHAOS_DIRECTORY=str(directory)
+        )
 
     def reload(self) -> None:
         """SIGHUP to the master."""
@@ -257,11 +219,8 @@ class World:
         with contextlib.suppress(pika.exceptions.AMQPError):
             if self._eye is not None and self._eye.is_open:
                 self._eye.close()
-        for process in (*self.senders, self.supervisord):
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-                process.wait(90)
+        self.stop_senders()
+        self.supervisor.close()
 
 
 def _is_of(row: Row, queue: str) -> bool:
@@ -283,7 +242,10 @@ def stage(directory: Path, node: Node, plan: Plan) -> Iterator[World]:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"the daemon does not consume, see {directory}/workqueued.log")
                 time.sleep(0.1)
-            time.sleep(5)
+            with Sender(node.url) as sender:  # all levels that retries will use, and the outbox of each queue
+                for queue in (MAIN, VICTIM):
+                    sender.send(WARM_UP, queue=queue, delay=3)
+            time.sleep(6)
             world.start_senders()
             yield world
         finally:
