@@ -18,7 +18,7 @@ import pika
 from bench.common import print_row
 from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.topology import declare_dead_queue
-from workqueued.config import Broker
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Message, Properties, new_message_id
 from workqueued.node import Node
 from workqueued.urls import BrokerUrl

@@ -11,11 +11,11 @@ from typing import Any
 
 from workqueued import groups, limits
 from workqueued.command import Command
-from workqueued.config import Queue
 from workqueued.delivery import Delivery
 from workqueued.handlers import Handlers
 from workqueued.logs import log
 from workqueued.outcome import Result, describe, one_line
+from workqueued.queue_settings import Queue
 from workqueued.scoreboard import Cell, Row
 from workqueued.task import Task
 

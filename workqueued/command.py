@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from workqueued import groups, limits
-from workqueued.config import Queue
 from workqueued.errors import TemporaryError, UnusableError, WorkqueuedError
 from workqueued.invocation import OWN, encoded, facts, find_program
 from workqueued.outcome import Exit
 from workqueued.printed import Printed
+from workqueued.queue_settings import Queue
 from workqueued.task import Task
 
 #: Announced before a command is started: from now on there may be one whose number nobody knows yet.

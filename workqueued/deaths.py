@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workqueued.child import Death
-from workqueued.config import Queue
 from workqueued.evidence import Evidence
 from workqueued.logs import Reminder, log
+from workqueued.queue_settings import Queue
 from workqueued.scoreboard import Cell, DeathCell, Kind, Row, Scoreboard, State
 from workqueued.signals import name_of
 from workqueued.slots import Child, CrashLoop

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workqueued.config import DEFAULT_HANDLER
 from workqueued.errors import ConfigError, Reject, TimeLimitExceeded
 from workqueued.outcome import describe, one_line
+from workqueued.queue_settings import DEFAULT_HANDLER
 from workqueued.task import Task
 from workqueued.timelimit import TimeLimit
 

@@ -12,8 +12,8 @@ import os
 import resource
 import shutil
 
-from workqueued.config import Limits
 from workqueued.errors import ConfigError
+from workqueued.queue_settings import Limits
 
 #: After SIGXCPU a program has so much more processor time to end by itself before the kernel kills it, seconds.
 _CPU_GRACE = 5

@@ -18,13 +18,15 @@ from pathlib import Path
 from workqueued import groups, signals
 from workqueued.bulletin import Bulletin
 from workqueued.child import Death, Lifeline, die_with_parent, reap, spawn
-from workqueued.config import Config, as_plain, doubt_of_ack_timeout
+from workqueued.config import Config
 from workqueued.deaths import Coroner, LastDeaths
 from workqueued.errors import ConfigError, TemporaryError
 from workqueued.evidence import Evidence
 from workqueued.keeper import ORPHAN_GRACE
 from workqueued.logs import Reminder, configure, identify, log
+from workqueued.plain import as_plain
 from workqueued.pool import MONITOR, Pool
+from workqueued.queue_settings import doubt_of_ack_timeout
 from workqueued.rundir import claim, end_command, end_commands_left_behind, find_former
 from workqueued.scoreboard import Cell, Kind, QueueCell, Row, Scoreboard, ScoreboardError, State
 from workqueued.slots import Action, Child, Drain, Ending, HandBack, Kill, Release, Spawn

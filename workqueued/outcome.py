@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from workqueued.config import DEAD_SUFFIX, Queue, RetryPolicy
 from workqueued.delays import LONGEST
 from workqueued.delivery import (
     ATTEMPT,
@@ -27,6 +26,7 @@ from workqueued.delivery import (
     new_message_id,
 )
 from workqueued.errors import Reject, Retry, TimeLimitExceeded, Undecodable, UnusableError
+from workqueued.queue_settings import DEAD_SUFFIX, Queue, RetryPolicy
 
 #: `x-wq-error` is one line of at most this many characters.
 _LONGEST_ERROR = 500

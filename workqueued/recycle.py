@@ -10,8 +10,8 @@ import resource
 import time
 from collections.abc import Callable
 
-from workqueued.config import Recycling
 from workqueued.proc import resident_memory
+from workqueued.queue_settings import Recycling
 
 #: The part of a limit by which a worker may stay below it, so that a pool that was started at once is not replaced at
 #: once.

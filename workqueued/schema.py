@@ -68,7 +68,7 @@ def key(read: Reader, doc: str, *, show: Callable[[Any], Any] | None = None, **d
     Args:
         read: turns the YAML node into the value.
         doc: what it means.
-        show: the value as plain data for eyes, where its type alone does not tell (see `config.as_plain`).
+        show: the value as plain data for eyes, where its type alone does not tell (see `plain.as_plain`).
         default: what it is when absent.
     """
     return dataclasses.field(metadata={"read": read, "doc": doc, "show": show}, **default)

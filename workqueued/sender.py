@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.refusals import LevelsGoneError
 from workqueued.amqp.topology import declare_once
-from workqueued.config import Broker, Config, Queue, read_config
+from workqueued.broker_settings import Broker
+from workqueued.config import Config, read_config
 from workqueued.delivery import DUE_AT, ENQUEUED_AT, EXPIRES_AT, Message, Properties, new_message_id
 from workqueued.durations import parse_duration
 from workqueued.errors import (
@@ -32,6 +33,7 @@ from workqueued.errors import (
     WorkqueuedError,
 )
 from workqueued.paths import find_config
+from workqueued.queue_settings import Queue
 from workqueued.schema import redact
 from workqueued.stream import Stream
 from workqueued.urls import BrokerUrl

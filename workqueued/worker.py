@@ -19,7 +19,7 @@ from workqueued.amqp.consumer import Consumer, ConsumerCancelledError
 from workqueued.amqp.copies import Copies
 from workqueued.backoff import Backoff
 from workqueued.callee import Callee
-from workqueued.config import Config, Queue
+from workqueued.config import Config
 from workqueued.delivery import REDELIVERIES, Delivery
 from workqueued.errors import ConfigError, ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
 from workqueued.evidence import Evidence
@@ -28,6 +28,7 @@ from workqueued.logs import Reminder, identify, log
 from workqueued.outcome import Outcome, Result, Verdict, decide, judge_unhandled
 from workqueued.overlooked import Lookout, OverlookedError
 from workqueued.printed import LineLogger, Output
+from workqueued.queue_settings import Queue
 from workqueued.recycle import Recycler
 from workqueued.scoreboard import Cell, QueueCell, Row, Scoreboard, State
 from workqueued.settle import Ended, Settler

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from harness import Vhost
 
+from workqueued.broker_settings import Broker
 from workqueued.cli.send import main
-from workqueued.config import Broker
 from workqueued.node import Node
 from workqueued.urls import BrokerUrl
 

@@ -11,10 +11,11 @@ import pytest
 from harness import Vhost, eventually
 
 from workqueued.amqp.consumer import Consumer, ConsumerCancelledError
-from workqueued.config import Broker, Queue
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Delivery
 from workqueued.errors import ConnectionLostError, QueueRefusedError
 from workqueued.node import Node
+from workqueued.queue_settings import Queue
 
 CLASSIC = Queue(handler="a:b", type="classic")
 

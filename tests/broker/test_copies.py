@@ -12,7 +12,7 @@ from harness import Vhost, eventually
 from workqueued.amqp import copies as copies_module
 from workqueued.amqp.copies import Copies
 from workqueued.amqp.topology import declare_dead_queue
-from workqueued.config import Broker
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Message, Properties
 from workqueued.errors import NotConfirmedError, RefusedError, WorkqueuedError
 from workqueued.node import Node

@@ -21,8 +21,8 @@ from workqueued.amqp import deadletters
 from workqueued.amqp.deadletters import DeadQueue, lock_name
 from workqueued.amqp.replay import Replay
 from workqueued.amqp.topology import declare_dead_queue
+from workqueued.broker_settings import Broker
 from workqueued.cli.dead import main
-from workqueued.config import Broker
 from workqueued.errors import ConnectionLostError, QueueRefusedError
 from workqueued.letters import replayed
 from workqueued.node import Node

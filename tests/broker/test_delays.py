@@ -21,7 +21,7 @@ from workqueued.amqp import copies as copies_module
 from workqueued.amqp.copies import Copies
 from workqueued.amqp.levels import Levels, declare_levels
 from workqueued.amqp.topology import declare_dead_queue
-from workqueued.config import Broker
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Message, Properties
 from workqueued.errors import DataError, QueueRefusedError, UnroutableError, UsageError, WorkqueuedError
 from workqueued.node import Node

@@ -7,9 +7,10 @@ from harness import Vhost, eventually
 
 from workqueued.amqp.consumer import Consumer
 from workqueued.amqp.depth import Depth, DepthReader
-from workqueued.config import Broker, Queue
+from workqueued.broker_settings import Broker
 from workqueued.errors import ConnectionLostError, RefusedError
 from workqueued.node import Node
+from workqueued.queue_settings import Queue
 
 CLASSIC = Queue(handler="a:b", type="classic")
 

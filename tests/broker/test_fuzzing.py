@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from workqueued.amqp.consumer import Consumer
 from workqueued.amqp.copies import Copies
 from workqueued.amqp.topology import declare_dead_queue
-from workqueued.config import Broker, Queue
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Message
+from workqueued.queue_settings import Queue
 
 Send = Callable[..., Any]
 

@@ -8,7 +8,7 @@ import pytest
 from harness import Vhost
 
 from workqueued.amqp.publisher import Confirm, Publisher
-from workqueued.config import Broker
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Message, Properties
 from workqueued.errors import ConnectionLostError, NotConfirmedError, UnroutableError
 from workqueued.node import Node

@@ -7,8 +7,9 @@ import pytest
 from harness import Vhost
 
 from workqueued.amqp.topology import declare, declare_dead_queue, declare_once
-from workqueued.config import Broker, Queue
+from workqueued.broker_settings import Broker
 from workqueued.errors import QueueRefusedError
+from workqueued.queue_settings import Queue
 
 MakeUser = Callable[..., str]
 

@@ -18,11 +18,11 @@ from harness import alive, eventually
 
 from workqueued import command, groups
 from workqueued.command import ABOUT_TO_START, Command
-from workqueued.config import Limits, Queue
 from workqueued.delivery import Delivery, Properties
 from workqueued.errors import ConfigError, TemporaryError, UnusableError
 from workqueued.invocation import OWN, facts
 from workqueued.outcome import Exit
+from workqueued.queue_settings import Limits, Queue
 from workqueued.task import Task
 
 PYTHON = sys.executable
@@ -590,7 +590,7 @@ def test_without_prlimit_such_limits_are_refused(runner: Runner, monkeypatch: py
 APPLY = """
     import sys, resource, os, subprocess
     from workqueued import limits
-    from workqueued.config import Limits
+    from workqueued.queue_settings import Limits
     def show(*words): print(*words, flush=True)
 """
 
@@ -738,7 +738,7 @@ def test_the_least_number_of_open_files_is_enough_for_a_command() -> None:
     lines = in_python(
         """
         from workqueued.command import Command
-        from workqueued.config import Queue
+        from workqueued.queue_settings import Queue
         from workqueued.delivery import Delivery, Properties
         from workqueued.logs import log
         from workqueued.task import Task

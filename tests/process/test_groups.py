@@ -157,7 +157,7 @@ def test_the_command_of_a_worker_that_was_killed_is_found(run: str) -> None:
     script = """
         import sys
         from workqueued.command import Command
-        from workqueued.config import Queue
+        from workqueued.queue_settings import Queue
         from workqueued.delivery import Delivery, Properties
         from workqueued.logs import configure, log
         from workqueued.task import Task

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from workqueued import limits
-from workqueued.config import Limits
 from workqueued.errors import ConfigError
 from workqueued.printed import LONGEST_LINE, MOST_BYTES, MOST_LINES, TAIL, Printed
+from workqueued.queue_settings import Limits
 
 
 class Log:

@@ -11,21 +11,13 @@ import pytest
 import yaml
 
 from workqueued import schema
-from workqueued.config import (
-    Broker,
-    Config,
-    Limits,
-    Log,
-    Monitor,
-    Queue,
-    Recycling,
-    RetryPolicy,
-    as_plain,
-    doubt_of_ack_timeout,
-    read_config,
-)
+from workqueued.broker_settings import Broker
+from workqueued.config import Config, read_config
 from workqueued.errors import ConfigError
+from workqueued.monitor_settings import Log, Monitor
 from workqueued.paths import find_config
+from workqueued.plain import as_plain
+from workqueued.queue_settings import Limits, Queue, Recycling, RetryPolicy, doubt_of_ack_timeout
 from workqueued.urls import BrokerUrl
 
 ROOT = Path(__file__).parents[2]

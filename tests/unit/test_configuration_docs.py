@@ -5,17 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from workqueued.config import (
-    Broker,
-    Config,
-    Limits,
-    Log,
-    Monitor,
-    Queue,
-    Recycling,
-    RetryPolicy,
-    as_plain,
-)
+from workqueued.broker_settings import Broker
+from workqueued.config import Config
+from workqueued.monitor_settings import Log, Monitor
+from workqueued.plain import as_plain
+from workqueued.queue_settings import Limits, Queue, Recycling, RetryPolicy
 
 DOCS = Path(__file__).parents[2] / "docs/configuration.md"
 SECTIONS: dict[str, type[Any]] = {

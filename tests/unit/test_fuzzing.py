@@ -27,12 +27,13 @@ from workqueued.amqp.connection import encoded_size, properties_from_pika, prope
 from workqueued.amqp.copies import fit
 from workqueued.amqp.tables import exact_tables
 from workqueued.cli import bulk, daemon, send
-from workqueued.config import Config, Queue, RetryPolicy, read_config
+from workqueued.config import Config, read_config
 from workqueued.delivery import Delivery
 from workqueued.errors import ConfigError, DataError, UsageError
 from workqueued.evidence import Evidence
 from workqueued.letters import Letter
 from workqueued.outcome import DONE, Outcome, Proof
+from workqueued.queue_settings import Queue, RetryPolicy
 from workqueued.rundir import end_commands_left_behind, find_former
 from workqueued.scoreboard import CAPACITY, FILE_NAME, Cell, CrashCell, Kind, Scoreboard
 from workqueued.sender import Sender

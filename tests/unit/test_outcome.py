@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from ledgers import UnprintableError
 
-from workqueued.config import Queue, RetryPolicy
 from workqueued.delivery import ATTEMPT, CRASHES, DUE_AT, EXPIRES_AT, REDELIVERIES, Delivery, Message, Properties
 from workqueued.errors import Reject, Retry, TimeLimitExceeded, Undecodable, UnusableError
 from workqueued.outcome import (
@@ -22,6 +21,7 @@ from workqueued.outcome import (
     one_line,
     retry_delay,
 )
+from workqueued.queue_settings import Queue, RetryPolicy
 
 NOW = 1_700_000_000.123
 NOW_MS = 1_700_000_000_123

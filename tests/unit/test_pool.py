@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from workqueued.config import Broker, Config, Queue
+from workqueued.broker_settings import Broker
+from workqueued.config import Config
 from workqueued.pool import MONITOR, Pool
+from workqueued.queue_settings import Queue
 from workqueued.slots import Action, Drain, Ending, HandBack, Kill, Release, Spawn
 
 EX_NOPERM, EX_CONFIG = os.EX_NOPERM, os.EX_CONFIG

@@ -2,8 +2,8 @@
 
 import pytest
 
-from workqueued.config import Recycling
 from workqueued.proc import resident_memory
+from workqueued.queue_settings import Recycling
 from workqueued.recycle import Recycler
 
 

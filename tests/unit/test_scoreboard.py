@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workqueued import scoreboard as module
-from workqueued.config import DEAD_SUFFIX, MOST_WORKERS
+from workqueued.queue_settings import DEAD_SUFFIX, MOST_WORKERS
 from workqueued.scoreboard import (
     CAPACITY,
     FILE_NAME,

@@ -12,7 +12,7 @@ from workqueued.amqp.topology import (
     find_difference,
     queue_arguments,
 )
-from workqueued.config import Queue
+from workqueued.queue_settings import Queue
 
 MISMATCH = "PRECONDITION_FAILED - inequivalent arg '{}' for queue '{}' in vhost '/': received {} but current is {}"
 

@@ -28,7 +28,7 @@ from pika.exceptions import (
 )
 
 from workqueued.amqp import decoding
-from workqueued.config import Broker
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Properties
 from workqueued.errors import ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
 from workqueued.urls import BrokerUrl

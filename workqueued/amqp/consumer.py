@@ -9,9 +9,10 @@ from typing import Any
 
 from workqueued.amqp import topology
 from workqueued.amqp.connection import PIKA_ERRORS, connect, properties_from_pika, translate, translated
-from workqueued.config import Broker, Queue
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Delivery
 from workqueued.errors import ConnectionLostError, QueueRefusedError, WorkqueuedError
+from workqueued.queue_settings import Queue
 
 
 class ConsumerCancelledError(ConnectionLostError):

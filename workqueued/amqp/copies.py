@@ -19,9 +19,10 @@ from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.refusals import LevelsGoneError
 from workqueued.amqp.topology import declare_dead_queue
 from workqueued.backoff import Backoff
-from workqueued.config import DEAD_SUFFIX, Broker
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Message, Properties
 from workqueued.errors import UnroutableError, WorkqueuedError
+from workqueued.queue_settings import DEAD_SUFFIX
 
 #: Time for one confirm before the copy is published again, seconds.
 _CONFIRM_WITHIN = 10.0

@@ -19,25 +19,22 @@ from typing import Any, Self
 from workqueued.amqp.connection import PIKA_ERRORS, connect, properties_from_pika, translate, translated
 from workqueued.amqp.tables import exact_tables
 from workqueued.amqp.topology import DEAD_QUEUE_ARGUMENTS, declare_dead_queue, explain_dead_queue, find_difference
-from workqueued.config import ACK_TIMEOUT, Broker
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Delivery
 from workqueued.errors import ConnectionLostError, QueueRefusedError, TemporaryError, WorkqueuedError
 from workqueued.letters import Letter
+from workqueued.queue_settings import ACK_TIMEOUT
 
 #: Messages that a consumer is given before the next one takes over; far less is read ahead, some 100 kB a turn.
 PREFETCH = 10_000
-#: How long a look may hold messages before the broker takes them back and closes the channel, seconds, with room.
+#: Seconds that a look may hold messages, well before the broker takes them back and closes the channel.
 LONGEST_HOLD = ACK_TIMEOUT / 2
-#: How long the broker may need to put back what a look held, seconds; 0.15 for 100,000 messages.
+#: Seconds the broker may need to put back what a look held; 0.15 for 100,000 messages.
 _BACK_WITHIN = 5.0
 #: A look that ends early goes on to the end where no more is left than this, messages and bytes.
 _READ_ON, _READ_ON_BYTES = 10_000, 16 * 2**20
 #: After so long without a message, the queue is asked whether there is any, seconds.
 _QUIET = 0.5
-
-
-class BusyError(TemporaryError):
-    """Another wq-dead has the dead queue."""
 
 
 class DeadQueue:
@@ -65,7 +62,7 @@ class DeadQueue:
         """Connect, and lock the queue against others of our kind.
 
         Raises:
-            BusyError: one of them is there.
+            TemporaryError: one of them is there.
             ConnectionLostError, RefusedError: no connection.
             QueueRefusedError: no permission, or looking through this queue would lose messages.
         """
@@ -102,7 +99,7 @@ class DeadQueue:
                 self._control.queue_declare(name, exclusive=True, arguments={"x-queue-type": "classic"})
         except QueueRefusedError as error:
             if "RESOURCE_LOCKED" in str(error):
-                raise BusyError(
+                raise TemporaryError(
                     f"another wq-dead is at {self.name!r}; wait for its end, or end it (one whose host is gone is "
                     "noticed by the broker after two heartbeats)"
                 ) from error

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from workqueued.amqp.connection import connect, translated
-from workqueued.config import DEAD_SUFFIX, Broker
+from workqueued.broker_settings import Broker
 from workqueued.errors import QueueRefusedError, WorkqueuedError
+from workqueued.queue_settings import DEAD_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any
 from workqueued import delays
 from workqueued.amqp.connection import connect, translated
 from workqueued.amqp.topology import DEAD_QUEUE_ARGUMENTS, find_difference
-from workqueued.config import Broker
+from workqueued.broker_settings import Broker
 from workqueued.errors import DataError, QueueRefusedError, UnroutableError
 
 #: How long what was declared is believed to be there, seconds: somebody may delete the target, and a message that

@@ -26,7 +26,7 @@ from workqueued.amqp.connection import (
     worst,
 )
 from workqueued.amqp.refusals import LevelsGoneError, explain_channel_close, explain_encoding
-from workqueued.config import Broker
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Message
 from workqueued.errors import (
     ConnectionLostError,

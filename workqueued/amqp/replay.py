@@ -15,7 +15,7 @@ from workqueued.amqp.copies import fit
 from workqueued.amqp.deadletters import Look
 from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.refusals import TooLargeError
-from workqueued.config import Broker
+from workqueued.broker_settings import Broker
 from workqueued.delivery import Message
 from workqueued.errors import DataError, NotConfirmedError, UnroutableError, WorkqueuedError
 from workqueued.letters import LEFT_OUT, Letter

@@ -11,8 +11,9 @@ import re
 from typing import Any
 
 from workqueued.amqp.connection import connect, translated
-from workqueued.config import DEAD_SUFFIX, Broker, Queue
+from workqueued.broker_settings import Broker
 from workqueued.errors import QueueRefusedError
+from workqueued.queue_settings import DEAD_SUFFIX, Queue
 
 #: Arguments of a dead queue. Browsing it returns every message each time, and RabbitMQ 4 drops a message after 20
 #: returns. -1 would mean no limit there, but on 3.10 "drop at the first return".

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from workqueued import __version__
 from workqueued.cli.arguments import Parser
-from workqueued.config import Config, Queue, as_plain, doubt_of_ack_timeout, read_config
+from workqueued.config import Config, read_config
 from workqueued.errors import ConfigError, WorkqueuedError
 from workqueued.logs import configure, log
 from workqueued.paths import SYSTEM_FILE
+from workqueued.plain import as_plain
+from workqueued.queue_settings import Queue, doubt_of_ack_timeout
 from workqueued.signals import name_of
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workqueued.broker_settings import Broker
 from workqueued.cli.arguments import seconds
-from workqueued.config import DEAD_SUFFIX, Broker, Queue, read_config
+from workqueued.config import read_config
 from workqueued.errors import ConfigError, UsageError
 from workqueued.paths import SYSTEM_FILE, find_config
+from workqueued.queue_settings import DEAD_SUFFIX, Queue
 from workqueued.schema import redact
 from workqueued.urls import BrokerUrl
 

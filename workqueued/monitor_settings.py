@@ -1,0 +1,28 @@
+"""Sections `monitor` and `log` of the configuration: how the queues are watched, and what is logged.
+
+Runs in: every process.
+"""
+
+from dataclasses import dataclass
+
+from workqueued.readers import choice, duration
+from workqueued.schema import key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monitor:
+    """Section `monitor`."""
+
+    interval: float = key(duration("100ms", "1h"), "how often queue.depth is logged", default=10.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """Section `log`."""
+
+    level: str = key(
+        choice("debug", "info", "warning", "error"), "the least severe events that are logged", default="info"
+    )
+    format: str = key(
+        choice("auto", "json", "console"), "auto: console on a terminal, json elsewhere", default="auto"
+    )
