@@ -1,35 +1,35 @@
-"""The log: one JSON object a line on stdout, or words on a terminal. The catalogue is docs/events.md.
+"""The log: one JSON object a line on stdout or in the journal, or words on a terminal; see docs/events.md.
 
 Runs in: every process of the daemon.
 
-Logging must never raise and never hold up a task. A line is one write(2) of at most PIPE_BUF bytes, since longer ones
-from several processes interleave in a pipe. When the reader is slow we wait for it a moment, then drop lines and count
-them; supervisord closes the pipe when the master dies, and a worker must finish its task all the same.
+Logging must never raise and never hold up a task (see `outlet`). On stdout a line is one write(2) of at most PIPE_BUF
+bytes, since longer ones from several processes interleave in a pipe.
 """
 
 import json
 import os
 import select
 import socket
-import stat
 import sys
 import time
-import weakref
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TextIO
 
 import structlog
 
+from workqueued import journal
+from workqueued.outlet import LineSink, Outlet, Sink
+
 #: pipe(7): writes of up to this many bytes are atomic.
 _PIPE_BUF = select.PIPE_BUF
-#: How long a line waits for a slow reader, ms; after one such wait, lines are dropped until it reads again.
-_PATIENCE_MS = 200
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_LONGEST_VALUE = 2600
 #: On a terminal these are noise.
 _NOT_SHOWN = ("host", "role")
 #: Larger numbers are written as text: not every reader of JSON has them, and int refuses to print 4300 digits.
 _LARGEST_NUMBER = 2**63
+
+#: structlog's last processor: (logger, level, event) to what the outlet takes.
+Renderer = Callable[[Any, str, MutableMapping[str, Any]], str | bytes]
 
 
 class _Log:
@@ -73,96 +73,31 @@ log = _Log()
 _identity: dict[str, Any] = {}
 
 
-class LineWriter:
-    """Writes whole lines to a descriptor, or drops them; never raises."""
-
-    def __init__(self, descriptor: int, *, blocks: bool = False) -> None:
-        """Take a descriptor, and with `blocks` as it is: a line beyond PIPE_BUF may else be written in part."""
-        private = None if blocks else _open_anew(descriptor)
-        if private is not None:
-            descriptor = private
-            weakref.finalize(self, os.close, private)
-        self._descriptor = descriptor
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLOUT)
-        self._choked = False
-        self._pid = os.getpid()
-        self.dropped = 0
-
-    def msg(self, line: str) -> None:
-        """Write one line."""
-        pid = os.getpid()
-        if pid != self._pid:  # what the master dropped before the fork is the master's to report
-            self._pid, self.dropped = pid, 0
-        if self.dropped and self._room(0):
-            notice = {"event": "log.dropped", "level": "warning", "time": _now(), "pid": pid, "lines": self.dropped}
-            if self._write(("\n" if _is_torn(self._descriptor) else "") + json.dumps(notice)):
-                self.dropped = 0
-        patience = 0 if self._choked else _PATIENCE_MS
-        self._choked = bool(self.dropped) or not self._room(patience) or not self._write(line)
-        self.dropped += self._choked
-
-    log = debug = info = warn = warning = error = critical = fatal = failure = msg
-
-    def _room(self, milliseconds: int) -> bool:
-        """Whether a write of up to PIPE_BUF bytes would go through at once."""
-        try:
-            events = self._poll.poll(milliseconds)
-        except OSError:
-            return False
-        return bool(events) and bool(events[0][1] & select.POLLOUT)
-
-    def _write(self, line: str) -> bool:
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
-        # A console line may be longer (a traceback): it is for eyes, not for machines.
-        try:
-            return os.write(self._descriptor, data) == len(data)  # a disk that gets full takes a part of it
-        except OSError:  # reader gone, disk full
-            return False
-
-
-def _is_torn(descriptor: int) -> bool:
-    """Whether this is a file that ends in the middle of a line, as its disk was full."""
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return False
-        with open(f"/proc/self/fd/{descriptor}", "rb") as file:  # noqa: PTH123 - as below, and ours is for writing only
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) != b"\n"
-    except OSError:
-        return False
-
-
-def _open_anew(descriptor: int) -> int | None:
-    """A non-blocking descriptor of our own for a pipe; None for anything else.
-
-    Between our look and our write another process may take the room, and we would wait for as long as nobody reads: of
-    eight busy workers three were seen to stand. O_NONBLOCK on the pipe as we got it would also be its other users', so
-    we open it anew, which the kernel allows for a pipe that our own user made; else there is that small risk.
-    """
-    try:
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        pass
-    return None
-
-
-def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+def configure(level: str, form: str, stream: TextIO | None = None, *, target: str = "stdout") -> None:
     """Set up the log of this process.
 
     Args:
         level: debug, info, warning or error.
         form: json, console, or auto (console when the stream is a terminal).
         stream: where to write; stdout if None.
+        target: stdout, journal, or auto (journal when that is where stdout or supervisord's would end).
+
+    Raises:
+        ConfigError: the journal is wanted, and there is none.
     """
     stream = stream or sys.stdout
-    console = form == "console" or (form == "auto" and stream.isatty())
-    render: Callable[..., str] = _console(stream.isatty()) if console else _render_json
-    writer = LineWriter(stream.fileno(), blocks=console)
+    if target == "journal" or (target == "auto" and journal.is_ours(os.environ)):
+        text = _console(colors=False) if form == "console" else _json_renderer(journal.LONGEST)
+        render: Renderer = _journal_renderer(text)
+        sink: Sink = journal.JournalSink(journal.SOCKET)
+    else:
+        console = form == "console" or (form == "auto" and stream.isatty())
+        render = _console(colors=stream.isatty()) if console else _json_renderer(_PIPE_BUF)
+        # A console line may be longer (a traceback): it is for eyes, not for machines.
+        sink = LineSink(stream.fileno(), blocks=console)
     log.set(
         structlog.wrap_logger(
-            writer,
+            Outlet(sink, lambda lines: render(None, "warning", _notice(lines))),
             processors=[structlog.processors.format_exc_info, _stamp, render],
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
             context_class=dict,
@@ -177,6 +112,10 @@ def identify(role: str, **facts: Any) -> None:
     log.set(log.bind().new(**_identity))
 
 
+def _notice(lines: int) -> dict[str, Any]:
+    return {"time": _now(), "level": "warning", "event": "log.dropped", "pid": os.getpid(), "lines": lines}
+
+
 def _now() -> str:
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1_000_000:03d}Z"
@@ -188,12 +127,22 @@ def _stamp(_logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutabl
     return stamp | {f"{key}_" if key in stamp else key: value for key, value in event.items()}
 
 
-def _render_json(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
-    try:
-        line = json.dumps(event, default=repr, allow_nan=False)
-    except Exception:  # noqa: BLE001 - NaN, a cycle, a key or a number that JSON has not, a repr that raises
-        line = json.dumps({key: _plain(value) for key, value in event.items()})
-    return line if len(line) < _PIPE_BUF else json.dumps(_shortened(event))
+def _json_renderer(longest: int) -> Renderer:
+    """Renders events as JSON of less than so many bytes."""
+
+    def render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+        try:
+            line = json.dumps(event, default=repr, allow_nan=False)
+        except Exception:  # noqa: BLE001 - NaN, a cycle, a key or a number that JSON has not, a repr that raises
+            line = json.dumps({key: _plain(value) for key, value in event.items()})
+        return line if len(line) < longest else json.dumps(_shortened(event, longest))
+
+    return render
+
+
+def _journal_renderer(text: Renderer) -> Renderer:
+    """Renders events as records of the journal."""
+    return lambda logger, method, event: journal.datagram(str(text(logger, method, event)), event)
 
 
 def _plain(value: Any) -> str | int | float | None:
@@ -208,20 +157,20 @@ def _plain(value: Any) -> str | int | float | None:
         return "(cannot be shown)"
 
 
-def _shortened(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event with its longest texts cut until it fits into PIPE_BUF."""
+def _shortened(event: Mapping[str, Any], longest: int) -> dict[str, Any]:
+    """The event with its longest texts cut until it has less than so many bytes."""
     values = {key: _plain(value) for key, value in event.items()}
-    limit = _LONGEST_VALUE
+    limit = longest * 5 // 8
     while limit > 16:
         short = {k: v[:limit] + "…" if isinstance(v, str) and len(v) > limit else v for k, v in values.items()}
         short["shortened"] = True
-        if len(json.dumps(short)) < _PIPE_BUF:
+        if len(json.dumps(short)) < longest:
             return short
         limit //= 2
     return {key: str(values.get(key))[:100] for key in ("time", "level", "event")} | {"shortened": True}
 
 
-def _console(colors: bool) -> Callable[..., str]:  # noqa: FBT001 - one call, named there
+def _console(*, colors: bool) -> Renderer:
     """Words for a terminal: time, level, event, the facts; who it is in short."""
     renderer = structlog.dev.ConsoleRenderer(
         colors=colors and "NO_COLOR" not in os.environ, timestamp_key="time", sort_keys=False, pad_event_to=22
@@ -234,7 +183,7 @@ def _console(colors: bool) -> Callable[..., str]:  # noqa: FBT001 - one call, na
         try:
             line = str(renderer(logger, method, shown))
         except Exception:  # noqa: BLE001 - a repr that raises
-            line = _render_json(logger, method, shown)
+            line = str(_json_renderer(_PIPE_BUF)(logger, method, shown))
         return f"{line}\n{trace}".rstrip("\n") if trace else line
 
     return render

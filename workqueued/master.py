@@ -22,6 +22,7 @@ from workqueued.config import Config
 from workqueued.deaths import Coroner, LastDeaths
 from workqueued.errors import ConfigError, TemporaryError
 from workqueued.evidence import Evidence
+from workqueued.herald import Herald
 from workqueued.keeper import ORPHAN_GRACE
 from workqueued.logs import Reminder, configure, identify, log
 from workqueued.plain import as_plain
@@ -101,6 +102,7 @@ class Master:
                 evidence.inherit(former)
             self._coroner = Coroner(evidence, LastDeaths(self._board, former))
             self._lifeline = Lifeline.create()
+            self._herald = Herald(self._board, self._rows.__contains__)
             self._bulletin = Bulletin(self._board, self._entries.version)
             self._bulletin.lay_out(self._config)
             self._bulletin.announce(self._config, self._pool)
@@ -112,6 +114,8 @@ class Master:
                 self._exit_code = os.EX_SOFTWARE
                 raise
             finally:
+                if self._exit_code == os.EX_OK:
+                    self._herald.rest()
                 log.info("master.stopped", exit_code=self._exit_code)
         return self._exit_code
 
@@ -125,7 +129,8 @@ class Master:
             if self._pool.finished:
                 return
             now = time.monotonic()
-            deadline = self._pool.next_deadline(now)
+            self._herald.turn(self._pool, now)
+            deadline = self._herald.next_deadline(self._pool.next_deadline(now))
             number = signals.wait(None if deadline is None else deadline - now)
             if deadline is not None and time.monotonic() > deadline + _OVERSLEPT:
                 self._pool.forgive(time.monotonic())
@@ -254,16 +259,17 @@ class Master:
         try:
             config = self._entries.read_config(self._config.file)
             check_unchangeable(self._config, config)
+            configure(config.log.level, config.log.format, target=config.log.target)
             self._bulletin.lay_out(config)
         except (ConfigError, ScoreboardError) as error:
             log.error("reload.rejected", error=str(error), hint="the old configuration goes on")
             return
         old, self._config = self._config, config
         self._warn_of_ack_timeout(config)
-        configure(config.log.level, config.log.format)
         self._warn_of_removed(old, config)
         self._pool.reload(config)
         self._bulletin.announce(config, self._pool)
+        self._herald.changes()
         log.info("reload.started", generation=self._pool.generation, changed=differences(old, config))
 
     def _warn_of_ack_timeout(self, config: Config) -> None:

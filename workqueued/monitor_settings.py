@@ -26,3 +26,8 @@ class Log:
     format: str = key(
         choice("auto", "json", "console"), "auto: console on a terminal, json elsewhere", default="auto"
     )
+    target: str = key(
+        choice("auto", "stdout", "journal"),
+        "auto: the journal when that is where stdout would end, directly or through supervisord; stdout elsewhere",
+        default="auto",
+    )

@@ -15,7 +15,8 @@ import pytest
 import structlog
 
 from workqueued import logs
-from workqueued.logs import LineWriter, Reminder, log
+from workqueued.logs import Reminder, log
+from workqueued.outlet import LineSink, Outlet
 from workqueued.printed import LineLogger, Output
 from workqueued.scoreboard import State
 
@@ -60,6 +61,11 @@ class Log:
         if self.reader >= 0:
             os.close(self.reader)
         self.reader = -1
+
+
+def outlet(descriptor: int, *, blocks: bool = False) -> Outlet:
+    """An outlet to a descriptor."""
+    return Outlet(LineSink(descriptor, blocks=blocks), lambda lines: f'{{"event": "log.dropped", "lines": {lines}}}')
 
 
 def _no_json(constant: str) -> None:
@@ -301,11 +307,11 @@ def test_a_reader_with_room_for_the_notice_only_costs_no_second_moment(
     end = open_log()
     answers, patience = iter([False, True, False, True, True]), []
 
-    def room(_writer: LineWriter, milliseconds: int) -> bool:
+    def room(_writer: Outlet, milliseconds: int) -> bool:
         patience.append(milliseconds)
         return next(answers)
 
-    monkeypatch.setattr(LineWriter, "_room", room)
+    monkeypatch.setattr(Outlet, "_room", room)
     for _ in range(3):
         log.info("sample.finished")
     assert patience == [200, 0, 0, 0, 0]
@@ -317,14 +323,14 @@ def test_a_reader_that_pauses_for_a_moment_costs_nothing(open_log: Open, monkeyp
     end = open_log()
     _fill(end.stream.fileno())
     patience = []
-    room = LineWriter._room
+    room = Outlet._room
 
-    def reads_meanwhile(writer: LineWriter, milliseconds: int) -> bool:
+    def reads_meanwhile(writer: Outlet, milliseconds: int) -> bool:
         patience.append(milliseconds)
         end.lines()
         return room(writer, milliseconds)
 
-    monkeypatch.setattr(LineWriter, "_room", reads_meanwhile)
+    monkeypatch.setattr(Outlet, "_room", reads_meanwhile)
     log.info("sample.finished")
     assert [event["event"] for event in end.events()] == ["sample.finished"]
     assert patience[0] > 0
@@ -344,7 +350,7 @@ def test_a_full_disk_is_counted_until_there_is_room(monkeypatch: pytest.MonkeyPa
     """/dev/full answers every write with ENOSPC; a notice that could not be written does not lose the count."""
     reader, pipe = os.pipe()
     full = os.open("/dev/full", os.O_WRONLY)
-    writer = LineWriter(full)
+    writer = outlet(full)
     for _ in range(5):
         writer.msg("{}")
     assert writer.dropped == 5
@@ -361,7 +367,7 @@ def test_a_full_disk_is_counted_until_there_is_room(monkeypatch: pytest.MonkeyPa
 def test_a_closed_descriptor_is_no_reason_to_fail() -> None:
     """A handler may close what it does not own."""
     reader, pipe = os.pipe()
-    writer = LineWriter(pipe, blocks=True)
+    writer = outlet(pipe, blocks=True)
     duplicate = os.dup(pipe)
     os.close(pipe)
     writer.msg("{}")
@@ -381,7 +387,7 @@ def test_room_that_another_process_took_meanwhile_costs_the_line_and_no_wait(
     end = open_log()
     flags = fcntl.fcntl(end.stream.fileno(), fcntl.F_GETFL)
     _fill(end.stream.fileno())
-    monkeypatch.setattr(LineWriter, "_room", lambda *_: True)
+    monkeypatch.setattr(Outlet, "_room", lambda *_: True)
     log.info("sample.finished", number=1)
     assert all(not line.strip() for line in end.lines())
     log.info("sample.finished", number=2)
@@ -402,7 +408,7 @@ def test_a_reload_does_not_use_up_descriptors(open_log: Open) -> None:
 def test_a_child_does_not_report_what_its_parent_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each fork would count the same lines again."""
     reader, pipe = os.pipe()
-    writer = LineWriter(pipe)
+    writer = outlet(pipe)
     writer.dropped = 3
     monkeypatch.setattr(os, "getpid", lambda: writer._pid + 1)
     writer.msg('{"event": "child"}')

@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_config(config)
     if options.check:
         return _check(config)
-    configure(config.log.level, config.log.format)
     try:
+        configure(config.log.level, config.log.format, target=config.log.target)
         return _serve(config)
     except WorkqueuedError as error:
         log.error("master.refused", error=str(error), exit_code=error.exit_code)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from workqueued import durations
 from workqueued.cli.screen import clip, columns, pad, visible
 from workqueued.status import Condition, DeathStatus, QueueStatus, Status, WorkerStatus
 
@@ -211,19 +212,8 @@ def _rate(value: float | None) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A duration for eyes: 0.4s, 12s, 3m05s, 4h12m, 9d03h."""
-    if seconds is None:
-        return UNKNOWN
-    if seconds < 10:
-        return f"{seconds:.1f}s"
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole}s"
-    if whole < 6000:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+    """A duration for eyes, such as 3m05s."""
+    return UNKNOWN if seconds is None else durations.span(seconds)
 
 
 def _local(at: float) -> str:
