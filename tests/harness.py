@@ -15,6 +15,7 @@ import pika
 import yaml
 
 TESTS = Path(__file__).parent
+HOT_PATH = os.environ.get("WQ_TEST_HOT_PATH") != "0"
 Event = dict[str, Any]
 
 
@@ -93,7 +94,8 @@ class Daemon:
         self.file = directory / "workqueued.yaml"
         self.log = directory / "log"
         self.settings: dict[str, Any] = {
-            "broker": {"url": vhost if isinstance(vhost, str) else vhost.url},
+            # A whole run may go the other way: WQ_TEST_HOT_PATH=0.
+            "broker": {"url": vhost if isinstance(vhost, str) else vhost.url, "hot_path": HOT_PATH},
             "queues": queues,
             "run_directory": "run",
             "pythonpath": str(TESTS),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workqueued.plain import as_plain
-from workqueued.readers import duration, one_or_more, parsed, path_beside_file
+from workqueued.readers import boolean, duration, one_or_more, parsed, path_beside_file
 from workqueued.schema import key
 from workqueued.urls import BrokerUrl
 
@@ -41,6 +41,12 @@ class Broker:
     )
     connect_timeout: float = key(
         duration("100ms", "5m"), "how long one attempt to connect to one host may take", default=10.0
+    )
+
+    hot_path: bool = key(
+        boolean(),
+        "false: every frame goes through pika's own loop, not only what the short way does not know",
+        default=True,
     )
 
     @property

@@ -8,7 +8,7 @@ nothing in its headers is taken on trust: a value of the wrong type is shown, an
 
 import datetime as dt
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from workqueued.archive import to_json
@@ -207,7 +207,7 @@ def replayed(letter: Letter, queue: str, now: float) -> Message:
     for name in _RESET:
         headers.pop(name, None)
     headers[REPLAYED] = int(now * 1000)
-    return Message(queue, letter.body or b"", replace(letter.properties, headers=headers))
+    return Message(queue, letter.body or b"", letter.properties._replace(headers=headers))
 
 
 def text(value: Any) -> str | None:

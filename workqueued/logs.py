@@ -6,6 +6,7 @@ Logging must never raise and never hold up a task (see `outlet`). On stdout a li
 bytes, since longer ones from several processes interleave in a pipe.
 """
 
+import functools
 import json
 import os
 import select
@@ -28,6 +29,9 @@ _NOT_SHOWN = ("host", "role")
 #: Larger numbers are written as text: not every reader of JSON has them, and int refuses to print 4300 digits.
 _LARGEST_NUMBER = 2**63
 
+#: Made once: `json.dumps` makes one at each call that asks for anything special.
+_ENCODER = json.JSONEncoder(default=repr, allow_nan=False)
+
 #: structlog's last processor: (logger, level, event) to what the outlet takes.
 Renderer = Callable[[Any, str, MutableMapping[str, Any]], str | bytes]
 
@@ -41,10 +45,17 @@ class _Log:
 
     def __init__(self) -> None:
         self._logger: Any = None
+        self._least = 0
 
-    def set(self, logger: Any) -> None:
-        """From now on, log with this structlog logger."""
+    def set(self, logger: Any, level: str | None = None) -> None:
+        """From now on, log with this structlog logger, which leaves out what is less severe than the level."""
         self._logger = logger
+        if level is not None:
+            self._least = _LEVELS[level]
+
+    def hears(self, level: str) -> bool:
+        """Whether what is logged at this level is written; else its facts need not be gathered."""
+        return _LEVELS[level] >= self._least
 
     def bind(self, **facts: Any) -> Any:
         """A structlog logger with further facts."""
@@ -101,7 +112,8 @@ def configure(level: str, form: str, stream: TextIO | None = None, *, target: st
             processors=[structlog.processors.format_exc_info, _stamp, render],
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
             context_class=dict,
-        ).bind(**_identity)
+        ).bind(**_identity),
+        level,
     )
 
 
@@ -118,13 +130,21 @@ def _notice(lines: int) -> dict[str, Any]:
 
 def _now() -> str:
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1_000_000:03d}Z"
+    return f"{_calendar(seconds)}.{nanoseconds // 1_000_000:03d}Z"
+
+
+@functools.lru_cache(maxsize=1)
+def _calendar(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _stamp(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Time, level and event first: a person reads them first, too."""
     stamp = {"time": _now(), "level": method, "event": event.pop("event", None)}
-    return stamp | {f"{key}_" if key in stamp else key: value for key, value in event.items()}
+    if "time" in event or "level" in event:
+        return stamp | {f"{key}_" if key in stamp else key: value for key, value in event.items()}
+    stamp.update(event)
+    return stamp
 
 
 def _json_renderer(longest: int) -> Renderer:
@@ -132,7 +152,7 @@ def _json_renderer(longest: int) -> Renderer:
 
     def render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
         try:
-            line = json.dumps(event, default=repr, allow_nan=False)
+            line = _ENCODER.encode(event)
         except Exception:  # noqa: BLE001 - NaN, a cycle, a key or a number that JSON has not, a repr that raises
             line = json.dumps({key: _plain(value) for key, value in event.items()})
         return line if len(line) < longest else json.dumps(_shortened(event, longest))

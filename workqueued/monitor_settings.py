@@ -26,6 +26,11 @@ class Log:
     format: str = key(
         choice("auto", "json", "console"), "auto: console on a terminal, json elsewhere", default="auto"
     )
+    settled: str = key(
+        choice("info", "debug"),
+        "the level of delivery.settled for messages that are done; debug: only what was not done is told",
+        default="info",
+    )
     target: str = key(
         choice("auto", "stdout", "journal"),
         "auto: the journal when that is where stdout would end, directly or through supervisord; stdout elsewhere",

@@ -307,8 +307,7 @@ def copy_of(delivery: Delivery, verdict: Verdict, *, host: str, handler: str, no
     # An expiration would fire in the dead queue or in a delay level, so it travels as a header.
     if properties.expiration is not None and properties.expiration.isdecimal():
         headers[EXPIRES_AT] = _expires_at(properties, now)
-    copy = replace(
-        properties,
+    copy = properties._replace(
         message_id=properties.message_id or new_message_id(),
         expiration=None,
         headers=headers,

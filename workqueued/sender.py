@@ -282,7 +282,7 @@ class Sender:
         return self._timeout
 
 
-_PROPERTIES = tuple(field.name for field in dataclasses.fields(Properties))
+_PROPERTIES = Properties._fields
 
 
 def _data(body: Any) -> bytes:

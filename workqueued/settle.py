@@ -16,8 +16,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from workqueued.amqp.consumer import Consumer
 from workqueued.amqp.copies import Copies
@@ -41,8 +40,7 @@ _CELLS = {
 _COPIED = (Outcome.RETRIED, Outcome.DEAD, Outcome.COUNTED)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """A delivery whose handler has ended: what it raised, how long it waited (ms) and ran (ns), and which it was."""
 
     delivery: Delivery
@@ -61,9 +59,12 @@ class Settler:
         keeper: services the consumer's connection while a copy is published.
         copies: publishes dead letters.
         pause: waits so many seconds, or less when the worker is told something.
+        done_at: the level at which deliveries that are done are logged, `info` or `debug`.
     """
 
-    def __init__(self, row: Row, keeper: Keeper, copies: Copies, pause: Callable[[float], None]) -> None:
+    def __init__(
+        self, row: Row, keeper: Keeper, copies: Copies, pause: Callable[[float], None], done_at: str = "info"
+    ) -> None:
         self._row = row
         self._keeper = keeper
         self._copies = copies
@@ -72,6 +73,8 @@ class Settler:
         self._trouble = Reminder()
         # A concrete logger: the general one is looked up at every call, which is noticeable in a short task.
         self._log = log.bind()
+        self._tell_done: Callable[..., None] = getattr(self._log, done_at)
+        self._tells_done = log.hears(done_at)
 
     def settle(self, consumer: Consumer, ended: Ended, *, last: bool) -> None:
         """Make it safe, acknowledge, log.
@@ -129,8 +132,11 @@ class Settler:
     def _note(self, ended: Ended, outcome: Outcome) -> None:
         """One line per delivery, and the counts."""
         delivery, verdict = ended.delivery, ended.verdict
-        if outcome in _CELLS:
-            self._row.add(_CELLS[outcome])
+        cell = _CELLS.get(outcome)
+        if cell is not None:
+            self._row.words[cell] += 1
+        if outcome is Outcome.DONE and not self._tells_done:
+            return
         facts: dict[str, Any] = {
             "outcome": outcome.value,
             "attempt": delivery.attempt,
@@ -141,7 +147,7 @@ class Settler:
         if delivery.given_before:
             facts["redelivered"] = True
         if outcome is Outcome.DONE:
-            self._log.info("delivery.settled", **facts)
+            self._tell_done("delivery.settled", **facts)
         elif outcome is Outcome.LOST:
             self._log.warning("delivery.lost", verdict=verdict.outcome.value, error=verdict.error, **facts)
         else:

@@ -12,7 +12,7 @@ import importlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 
 #: Everything the master reacts to. USR2 comes from children: "my row has news".
@@ -33,9 +33,12 @@ MASTER = frozenset(
 CHILD = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
-#: signal.getsignal without the enum around its answer, which costs more than the question; asked after each task.
-#: (signal.py wraps CPython's own module _signal, which has had this function under this name since 3.5.)
-current_handler: Callable[[int], object] = importlib.import_module("_signal").getsignal
+#: signal.getsignal and pthread_sigmask without the enums around their answers, which cost more than the questions:
+#: asked after each task. (signal.py wraps CPython's own _signal, which has had these functions since 3.5.)
+_signal = importlib.import_module("_signal")
+current_handler: Callable[[int], object] = _signal.getsignal
+_SETMASK = int(signal.SIG_SETMASK)
+_set_mask: Callable[[int, Iterable[int]], set[int]] = _signal.pthread_sigmask
 
 
 def block() -> None:
@@ -89,7 +92,7 @@ class Inbox:
             if current_handler(number) is not _leave_it_to_the_inbox:
                 signal.signal(number, _leave_it_to_the_inbox)
                 intact = False
-        if signal.pthread_sigmask(signal.SIG_SETMASK, ()):
+        if _set_mask(_SETMASK, ()):
             intact = False
         return not intact
 

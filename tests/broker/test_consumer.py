@@ -1,5 +1,6 @@
 """`Consumer`: one message at a time, nothing lost, and no silence when something ended it."""
 
+import dataclasses
 import struct
 import threading
 import time
@@ -20,10 +21,10 @@ from workqueued.queue_settings import Queue
 CLASSIC = Queue(handler="a:b", type="classic")
 
 
-@pytest.fixture
-def consumer(broker: Broker) -> Iterator[Consumer]:
-    """A consumer of the classic queue `q` that takes no message yet."""
-    consumer = Consumer(broker, "q", CLASSIC, "test")
+@pytest.fixture(params=[True, False], ids=["hot path", "pika"])
+def consumer(broker: Broker, request: pytest.FixtureRequest) -> Iterator[Consumer]:
+    """A consumer of the classic queue `q` that takes no message yet, each way."""
+    consumer = Consumer(dataclasses.replace(broker, hot_path=request.param), "q", CLASSIC, "test")
     yield consumer
     consumer.close()
 

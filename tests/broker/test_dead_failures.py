@@ -1,7 +1,6 @@
 """`wq-dead` when something goes wrong: killed, stopped, cut off, refused; nothing is ever lost."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import random
@@ -395,7 +394,7 @@ def replayed_letter(message_id: str) -> Any:
 
     letter = Letter(1, message_id, Properties(message_id=message_id), 0, b"")
     properties = replayed(letter, "work", 2**33).properties  # marked far in the future: surely after the start
-    return dataclasses.replace(properties, headers={**properties.headers, "x-wq-reason": "failed"})
+    return properties._replace(headers={**properties.headers, "x-wq-reason": "failed"})
 
 
 def test_consumers_that_take_over_from_each_other_keep_the_order(box: Vhost, broker: Broker) -> None:

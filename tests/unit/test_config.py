@@ -170,7 +170,7 @@ SPEC = "the module and the callable in it are joined by a colon"
         (LEAST + "brokr: {}\n", "4: brokr: unknown key; did you mean 'broker'?"),
         (LEAST + "broker:\n  hartbeat: 5s\n", "5: broker.hartbeat: unknown key; did you mean 'heartbeat'?"),
         (LEAST + "    worker: 4\n", f"{IN_QUEUE}worker: unknown key; did you mean 'workers'?"),
-        (LEAST + "log:\n  colour: 1\n", "5: log.colour: unknown key; known here: level, format, target"),
+        (LEAST + "log:\n  colour: 1\n", "5: log.colour: unknown key; known here: level, format, settled, target"),
         (LEAST + "monitor: {5: 6}\n", "4: monitor.5: unknown key; known here: interval"),
         # sections
         ("broker: {}\n", "1: queues: missing; expected at least one queue with a handler"),
@@ -517,10 +517,11 @@ def test_the_defaults_are_what_the_documents_say(tmp_path: Path) -> None:
             "password_file": None,
             "heartbeat": "30s",
             "connect_timeout": "10s",
+            "hot_path": True,
         },
         "drain_timeout": "30s",
         "monitor": {"interval": "10s"},
-        "log": {"level": "info", "format": "auto", "target": "auto"},
+        "log": {"level": "info", "format": "auto", "settled": "info", "target": "auto"},
         "run_directory": "/run/workqueued",
         "pythonpath": [],
     }

@@ -356,7 +356,7 @@ def test_whatever_a_dead_letter_carries_it_is_shown_and_exported_without_loss(
     assert encoded_size(fit(letters.replayed(letter, "q", time.time())).properties.headers) < 131_072
     kept = {name: value for name, value in ours.headers.items() if name not in (*archive._NOTES, *archive._ROUTING)}
     again = archive.from_line(archive.to_line(ours, body).encode())
-    assert again == (dataclasses.replace(ours, headers=kept), body)
+    assert again == (ours._replace(headers=kept), body)
 
 
 # --- what people type -----------------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def test_a_dead_letter_keeps_the_message_as_it_was() -> None:
     kept = letter(properties)
     headers = kept.headers
     assert kept == Properties(
-        **{name: getattr(properties, name) for name in Properties.__slots__ if name != "headers"}, headers=headers
+        **{name: getattr(properties, name) for name in Properties._fields if name != "headers"}, headers=headers
     )
     assert {name: headers[name] for name in properties.headers} == properties.headers
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from workqueued.amqp import topology
 from workqueued.amqp.connection import PIKA_ERRORS, connect, properties_from_pika, translate, translated
+from workqueued.amqp.hotpath import HotPath
 from workqueued.broker_settings import Broker
 from workqueued.delivery import Delivery
 from workqueued.errors import ConnectionLostError, QueueRefusedError, WorkqueuedError
@@ -37,6 +38,8 @@ class Consumer:
         self._queue = queue
         self._inbox: deque[Delivery] = deque()
         self._cancelled = False
+        self._wants_hot_path = broker.hot_path
+        self._hot: HotPath | None = None
         self._connection: Any = connect(broker, name)
         try:
             with translated():
@@ -59,6 +62,8 @@ class Consumer:
                 self._channel.basic_qos(prefetch_count=1)
                 self._channel.add_on_cancel_callback(self._on_cancel)
                 self._channel.basic_consume(self._queue_name, self._on_message)
+            if self._wants_hot_path:
+                self._hot = HotPath.attach(self._connection, self._channel, self._queue_name)
         except QueueRefusedError as error:
             raise QueueRefusedError(topology.explain_refusal(self._queue_name, self._queue, str(error))) from error
 
@@ -85,6 +90,10 @@ class Consumer:
         """
         if not self._inbox:
             self._check()
+            if self._hot is not None:
+                delivery = self._hot.take()
+                if delivery is not None:
+                    return delivery
             self.service(None)  # without a limit, as each limit costs a timer in pika
         return self._inbox.popleft() if self._inbox else None
 
@@ -110,6 +119,8 @@ class Consumer:
 
     def ack(self, delivery: Delivery) -> None:
         """Tell the broker that the message is done with. Errors as for `next`."""
+        if self._hot is not None and self._channel.is_open and self._hot.ack(delivery.tag):
+            return
         try:
             self._channel.basic_ack(delivery.tag)
         except PIKA_ERRORS as error:
@@ -123,6 +134,8 @@ class Consumer:
     def wake(self) -> None:
         """End a wait in `next`; the one method that another thread may call at any time."""
         with contextlib.suppress(Exception):  # closed, or closing at this moment: then nobody waits
+            if self._hot is not None:
+                self._hot.wake()
             self._connection.add_callback_threadsafe(_nothing)
 
     def stop(self) -> None:

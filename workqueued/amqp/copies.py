@@ -9,7 +9,7 @@ still has the message whatever happens to us.
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from workqueued import delays
@@ -147,7 +147,7 @@ def fit(message: Message) -> Message:
         return message
     kept = {name: value for name, value in headers.items() if name not in left_out}
     kept["x-wq-headers-left-out"] = ", ".join(left_out)[:500]
-    return replace(message, properties=replace(message.properties, headers=kept))
+    return replace(message, properties=message.properties._replace(headers=kept))
 
 
 def _is_ours(name: str, size: int) -> bool:
@@ -157,11 +157,11 @@ def _is_ours(name: str, size: int) -> bool:
 
 def _cut(properties: Properties) -> Properties:
     short: dict[str, Any] = {
-        field.name: value.encode("utf-8", "replace")[:_SHORT_STRING].decode("utf-8", "ignore")
-        for field in fields(properties)
-        if isinstance(value := getattr(properties, field.name), str)
+        name: value.encode("utf-8", "replace")[:_SHORT_STRING].decode("utf-8", "ignore")
+        for name, value in properties._asdict().items()
+        if isinstance(value, str)
     }
-    return replace(properties, **short)
+    return properties._replace(**short)
 
 
 def _size(name: str, value: object) -> int | None:
