@@ -21,8 +21,6 @@ _LOOK_EVERY = 1.0
 #: Descriptors that a handler cannot leak, as a retry or a dead letter needs two connections of four each; and a worker
 #: with no more left than these settles its message and goes. With fewer than the last figure in all, none are kept.
 _RESERVE, _FEW = 10, 64
-#: How many tasks that went well may pass before descriptors are looked at again.
-_LOOK_AFTER = 8
 
 
 class Recycler:
@@ -74,10 +72,9 @@ class Recycler:
             os.close(self._reserve.pop())
         return True
 
-    def due(self, tasks: int, *, failed: bool = True) -> str | None:
-        """The reason to leave after so many tasks, or None; `failed`: the last one did."""
-        # One that leaks its last descriptors fails for want of them; those that do well are looked at now and then.
-        if (failed or tasks % _LOOK_AFTER == 0) and self._descriptors_are_gone():
+    def due(self, tasks: int) -> str | None:
+        """The reason to leave after so many tasks, or None."""
+        if self._descriptors_are_gone():
             return "no file descriptors left: the handler does not close what it opens"
         if self._tasks and tasks >= self._tasks:
             return f"{tasks} tasks"

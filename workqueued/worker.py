@@ -25,7 +25,7 @@ from workqueued.errors import ConfigError, ConnectionLostError, QueueRefusedErro
 from workqueued.evidence import Evidence
 from workqueued.keeper import Keeper
 from workqueued.logs import Reminder, identify, log
-from workqueued.outcome import DONE, Outcome, Result, Verdict, decide, judge_unhandled
+from workqueued.outcome import Outcome, Result, Verdict, decide, judge_unhandled
 from workqueued.overlooked import Lookout, OverlookedError
 from workqueued.printed import LineLogger, Output
 from workqueued.queue_settings import Queue
@@ -242,7 +242,7 @@ class Worker:
             verdict = decide(result, delivery.attempt, self._queue.retry, timed_out=self._callee.timed_out)
         duration = time.monotonic_ns() - started
         self._settled += 1
-        self._recycled = self._recycler.due(self._settled, failed=verdict is not DONE)
+        self._recycled = self._recycler.due(self._settled)
         self._enter(State.SETTLING)
         raised = result if isinstance(result, BaseException) else None
         ended = Ended(delivery, verdict, raised, waited, duration, self._callee.name(delivery))

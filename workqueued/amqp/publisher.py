@@ -25,6 +25,7 @@ from workqueued.amqp.connection import (
     translated,
     worst,
 )
+from workqueued.amqp.hotpath import join_frames
 from workqueued.amqp.refusals import LevelsGoneError, explain_channel_close, explain_encoding
 from workqueued.broker_settings import Broker
 from workqueued.delivery import Message
@@ -270,6 +271,8 @@ class Publisher:
         """
         if self._failure is not None:
             raise self._failure
+        if self._broker.hot_path:
+            join_frames(self._connection)
         with translated(self._url):
             self._connection.ioloop.poll()
             self._connection.ioloop.process_timeouts()
