@@ -3,17 +3,49 @@
 Runs in: every process.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workqueued.plain import as_plain
 from workqueued.readers import boolean, duration, one_or_more, parsed, path_beside_file
-from workqueued.schema import key
+from workqueued.schema import key, read_section
 from workqueued.urls import BrokerUrl
 
 #: With `heartbeat: 0`, what is otherwise derived from the heartbeat is derived from this, seconds.
 _WITHOUT_HEARTBEAT = 30.0
-_DEFAULT_URL = BrokerUrl("127.0.0.1", 5672, "guest", "guest")
+_DEFAULT_URL = BrokerUrl("127.0.0.1", 5672, "guest", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Section `broker.tls`: how an amqps broker is known, and how we are known to it."""
+
+    verify: bool = key(
+        boolean(), "false: take any broker for ours, whatever its certificate says; for trying only", default=True
+    )
+    ca: Path | None = key(
+        path_beside_file("the path of a file"),
+        "file of the certificates (PEM) that may have signed the broker's; without it the system's",
+        default=None,
+    )
+    cert: Path | None = key(
+        path_beside_file("the path of a file"), "file of our own certificate (PEM), if the broker asks", default=None
+    )
+    # The last one, as from here on `key` is this field.
+    key: Path | None = key(
+        path_beside_file("the path of a file"),
+        "file of its private key (PEM, no passphrase), if that is not in the file of the certificate",
+        default=None,
+    )
+
+    @staticmethod
+    def contradictions(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """What is wrong with keys that are right one by one, as (key, text)."""
+        if "key" in given and "cert" not in given:
+            return [("cert", "missing; the key belongs to a certificate, expected its file here")]
+        return []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +65,7 @@ class Broker:
         "file whose first line is the password; it takes the place of the one in the URL",
         default=None,
     )
+    tls: Tls | None = key(read_section(Tls), "certificates of amqps addresses", default=None)
     heartbeat: float = key(
         duration("2s", "10m", "0", 0.0),
         "AMQP heartbeat; a hung peer is noticed after 1 to 2 times (heartbeat + 5 s); 0: none, TCP keepalive instead",
@@ -48,6 +81,19 @@ class Broker:
         "false: every frame goes through pika's own loop, not only what the short way does not know",
         default=True,
     )
+
+    @staticmethod
+    def contradictions(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """What is wrong with keys that are right one by one, as (key, text); None stands for a value that is wrong."""
+        urls = given.get("url", (_DEFAULT_URL,))
+        if "tls" in given and urls and not any(url is None or url.tls for url in urls):
+            return [("tls", "is for amqps addresses, and broker.url has none; expected amqps://host there")]
+        return []
+
+    @property
+    def unverified(self) -> bool:
+        """Whether anybody who can get in between passes for the broker, in spite of TLS."""
+        return self.tls is not None and not self.tls.verify and any(url.tls for url in self.url)
 
     @property
     def rhythm(self) -> float:

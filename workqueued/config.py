@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workqueued import tls
 from workqueued.broker_settings import Broker
+from workqueued.credentials import with_password
 from workqueued.errors import ConfigError
 from workqueued.monitor_settings import Log, Monitor
 from workqueued.paths import RUN_DIRECTORY, SYSTEM_FILE
@@ -62,20 +64,9 @@ def read_config(file: Path) -> Config:
     workers = sum(queue.workers for queue in config.queues.values())
     if workers > MOST_WORKERS:
         raise ConfigError(f"{file}: queues: {workers} workers in all, expected at most {MOST_WORKERS}")
-    broker = config.broker
-    if broker.password_file is not None:
-        password = _read_password(file, broker.password_file)
-        urls = tuple(dataclasses.replace(url, password=password) for url in broker.url)
-        broker = dataclasses.replace(broker, url=urls)
-    return dataclasses.replace(config, broker=broker, file=file.absolute())
-
-
-def _read_password(file: Path, password_file: Path) -> str:
-    try:
-        password = password_file.read_text(encoding="utf-8").partition("\n")[0]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"{file}: broker.password_file: cannot read {password_file}: {reason}") from error
-    if not password:
-        raise ConfigError(f"{file}: broker.password_file: the first line of {password_file} is empty")
-    return password
+    if any(url.tls for url in config.broker.url):
+        try:
+            tls.context(config.broker.tls)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error.__cause__
+    return dataclasses.replace(config, broker=with_password(file, config.broker), file=file.absolute())

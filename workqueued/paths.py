@@ -12,6 +12,8 @@ from pathlib import Path
 #: Where an installed service keeps its configuration, and its run directory where that names none.
 SYSTEM_FILE = Path("/etc/workqueued/workqueued.yaml")
 RUN_DIRECTORY = Path("/run/workqueued")
+#: Who may read both, and so send, see the status and work on dead letters.
+GROUP = "workqueued"
 #: Files in the run directory.
 LOCK_FILE, PID_FILE = "lock", "pid"
 

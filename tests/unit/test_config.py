@@ -325,10 +325,10 @@ def test_all_mistakes_are_listed_at_once_in_the_order_of_lines(mistakes: Read) -
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://guest:{}@host", "the scheme must be amqp"),
-        ("guest:{}@host", "the scheme must be amqp"),
-        ("{}@host", "the scheme must be amqp"),
-        ("amqps://guest:{}@host", "TLS is not supported yet, so the scheme must be amqp"),
+        ("http://guest:{}@host", "the scheme must be amqp, or amqps for TLS"),
+        ("guest:{}@host", "the scheme must be amqp, or amqps for TLS"),
+        ("{}@host", "the scheme must be amqp, or amqps for TLS"),
+        ("amqpss://guest:{}@host", "the scheme must be amqp, or amqps for TLS"),
         ("amqp://guest:{}@", "the host is missing"),
         ("amqp://guest:{}@:5672", "the host is missing"),
         ("amqp://guest:{}@host:port", "host and port must be a name and a number"),
@@ -340,7 +340,7 @@ def test_all_mistakes_are_listed_at_once_in_the_order_of_lines(mistakes: Read) -
         ("amqp://guest:x/{}@host", "/ @ : in a password are written %2F %40 %3A"),
         ("amqp://guest:x@{}@host:port", "/ @ : in a password are written %2F %40 %3A"),
         ("amqp://guest:{}#x@host", "/ @ : in a password are written %2F %40 %3A"),
-        ("http://guest:my {}@host", "the scheme must be amqp"),
+        ("http://guest:my {}@host", "the scheme must be amqp, or amqps for TLS"),
         ("amqp://guest:{}@host/a/b", "a / in the vhost is written %2F"),
         ("amqp://guest:{}@host/v?heartbeat=5", "nothing may follow the vhost"),
         ("amqp://guest:{}@host/v#x", "nothing may follow the vhost"),
@@ -373,12 +373,14 @@ def test_an_environment_that_is_not_utf_8_is_a_mistake(mistakes: Read, monkeypat
 @pytest.mark.parametrize(
     ("text", "url"),
     [
-        ("amqp://host", BrokerUrl("host", 5672, "guest", "guest", "/")),
-        ("amqp://host/", BrokerUrl("host", 5672, "guest", "guest", "/")),
+        ("amqp://host", BrokerUrl("host", 5672, "guest", None, "/")),
+        ("amqp://host/", BrokerUrl("host", 5672, "guest", None, "/")),
         ("amqp://u:p@host:1234/v", BrokerUrl("host", 1234, "u", "p", "v")),
-        ("amqp://u@host/%2F", BrokerUrl("host", 5672, "u", "guest", "/")),
+        ("amqp://u@host/%2F", BrokerUrl("host", 5672, "u", None, "/")),
         ("amqp://u%40x:p%2F%40%3A@host/a%2Fb", BrokerUrl("host", 5672, "u@x", "p/@:", "a/b")),
-        ("amqp://[::1]:5673/v", BrokerUrl("::1", 5673, "guest", "guest", "v")),
+        ("amqp://[::1]:5673/v", BrokerUrl("::1", 5673, "guest", None, "v")),
+        ("amqps://u:p@host/v", BrokerUrl("host", 5671, "u", "p", "v", tls=True)),
+        ("amqps://u:p@host:443/v", BrokerUrl("host", 443, "u", "p", "v", tls=True)),
         ("amqp://:@host", BrokerUrl("host", 5672, "", "", "/")),
     ],
 )
@@ -392,6 +394,12 @@ def test_the_url_for_eyes_has_no_password_and_can_be_read_back() -> None:
     url = BrokerUrl("::1", 5672, "u@x", SECRET, "a/b")
     assert str(url) == "amqp://u%40x:***@[::1]:5672/a%2Fb"
     assert BrokerUrl.parse(str(url)) == BrokerUrl("::1", 5672, "u@x", "***", "a/b")
+    assert str(BrokerUrl.parse("amqps://host")) == "amqps://guest:***@host:5671/%2F"
+
+
+def test_without_a_password_rabbitmqs_own_default_is_used() -> None:
+    """An empty one is one."""
+    assert [BrokerUrl.parse(f"amqp://u{word}@h").secret for word in ("", ":", ":p")] == ["guest", "", "p"]
 
 
 def test_the_password_shows_nowhere(tmp_path: Path) -> None:
@@ -515,6 +523,7 @@ def test_the_defaults_are_what_the_documents_say(tmp_path: Path) -> None:
         "broker": {
             "url": ["amqp://guest:***@127.0.0.1:5672/%2F"],
             "password_file": None,
+            "tls": None,
             "heartbeat": "30s",
             "connect_timeout": "10s",
             "hot_path": True,

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from workqueued.broker_settings import Broker
+from workqueued.broker_settings import Broker, Tls
 from workqueued.config import Config
 from workqueued.monitor_settings import Log, Monitor
 from workqueued.plain import as_plain
@@ -15,6 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs/configuration.md"
 SECTIONS: dict[str, type[Any]] = {
     "": Config,
     "broker.": Broker,
+    "broker.tls.": Tls,
     "queues.<name>.": Queue,
     "queues.<name>.retry.": RetryPolicy,
     "queues.<name>.recycle.": Recycling,
@@ -22,7 +23,7 @@ SECTIONS: dict[str, type[Any]] = {
     "monitor.": Monitor,
     "log.": Log,
 }
-NOT_LEAVES = ("broker", "queues", "monitor", "log", "retry", "recycle", "limits")
+NOT_LEAVES = ("broker", "tls", "queues", "monitor", "log", "retry", "recycle", "limits")
 
 
 def documented() -> dict[str, str]:

@@ -27,10 +27,11 @@ from pika.exceptions import (
     StreamLostError,
 )
 
-from workqueued.amqp import decoding
+from workqueued import tls
+from workqueued.amqp import decoding, handshake
 from workqueued.broker_settings import Broker
 from workqueued.delivery import Properties
-from workqueued.errors import ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
+from workqueued.errors import ConfigError, ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
 from workqueued.urls import BrokerUrl
 
 # What pika says of a lost connection is raised as well, and our log is JSON.
@@ -62,12 +63,15 @@ def parameters(broker: Broker, url: BrokerUrl, name: str, *, publishes: bool = F
         name: what `rabbitmqctl list_connections client_properties` shows.
         publishes: a connection that publishes may rightly be stalled by the broker's alarm: no TCP_USER_TIMEOUT, which
             would also end a connection whose peer keeps its window shut.
+
+    Raises:
+        RefusedError: the files of `broker.tls` cannot be used (any more).
     """
     return pika.ConnectionParameters(
         host=url.host,
         port=url.port,
         virtual_host=url.vhost,
-        credentials=pika.PlainCredentials(url.user, url.password),
+        credentials=pika.PlainCredentials(url.user, url.secret),
         heartbeat=int(broker.heartbeat),
         blocked_connection_timeout=None,
         socket_timeout=broker.connect_timeout,
@@ -79,7 +83,15 @@ def parameters(broker: Broker, url: BrokerUrl, name: str, *, publishes: bool = F
             "product": "workqueued",
         },
         tcp_options=tcp_options(publishes=publishes),
+        ssl_options=_ssl_options(broker, url) if url.tls else None,
     )
+
+
+def _ssl_options(broker: Broker, url: BrokerUrl) -> Any:
+    try:
+        return pika.SSLOptions(tls.context(broker.tls), url.host)
+    except ConfigError as error:  # the files were good when the configuration was read; they may be so again
+        raise RefusedError(f"no connection to the broker {url}: {error}") from error
 
 
 def tcp_options(*, publishes: bool) -> dict[str, int]:
@@ -143,6 +155,8 @@ def translate(error: BaseException, url: BrokerUrl | None = None) -> WorkqueuedE
         error = error.exception
     if isinstance(error, AMQPConnectionError) and len(error.args) == 1 and isinstance(error.args[0], BaseException):
         return translate(error.args[0], url)
+    if url is not None and (told := handshake.explain(error, url)) is not None:
+        return told
     if isinstance(error, ProbableAuthenticationError):
         user = f" {url.user!r}" if url else ""
         return RefusedError(f"the broker{at} refuses user{user}: wrong name or password ({_text(error)})")
