@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from workqueued import groups, signals
+from workqueued import doubts, groups, signals
 from workqueued.bulletin import Bulletin
 from workqueued.child import Death, Lifeline, die_with_parent, reap, spawn
 from workqueued.config import Config
@@ -27,7 +27,6 @@ from workqueued.keeper import ORPHAN_GRACE
 from workqueued.logs import Reminder, configure, identify, log
 from workqueued.plain import as_plain
 from workqueued.pool import MONITOR, Pool
-from workqueued.queue_settings import doubt_of_ack_timeout
 from workqueued.rundir import claim, end_command, end_commands_left_behind, find_former
 from workqueued.scoreboard import Cell, Kind, QueueCell, Row, Scoreboard, ScoreboardError, State
 from workqueued.slots import Action, Child, Drain, Ending, HandBack, Kill, Release, Spawn
@@ -107,7 +106,7 @@ class Master:
             self._bulletin.lay_out(self._config)
             self._bulletin.announce(self._config, self._pool)
             log.info("master.started", config=str(self._config.file), queues=len(self._config.queues))
-            self._warn_of_ack_timeout(self._config)
+            doubts.tell(self._config)
             try:
                 self._loop()
             except BaseException:
@@ -265,18 +264,12 @@ class Master:
             log.error("reload.rejected", error=str(error), hint="the old configuration goes on")
             return
         old, self._config = self._config, config
-        self._warn_of_ack_timeout(config)
+        doubts.tell(config)
         self._warn_of_removed(old, config)
         self._pool.reload(config)
         self._bulletin.announce(config, self._pool)
         self._herald.changes()
         log.info("reload.started", generation=self._pool.generation, changed=differences(old, config))
-
-    def _warn_of_ack_timeout(self, config: Config) -> None:
-        for queue, settings in config.queues.items():
-            doubt = doubt_of_ack_timeout(queue, settings)
-            if doubt is not None:
-                log.warning("time_limit.doubted", queue=queue, error=doubt[0], hint=doubt[1])
 
     def _warn_of_removed(self, old: Config, new: Config) -> None:
         for queue in sorted(set(old.queues) - set(new.queues)):

@@ -88,7 +88,9 @@ def _lock(directory: Path) -> BinaryIO:
     """Make directory, lock and pid file; errors as for `claim`."""
     lock: BinaryIO | None = None
     try:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if not directory.is_dir():
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o750)  # whatever the umask: our group is to see the status
         lock = (directory / LOCK_FILE).open("a+b", buffering=0)
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,6 +102,7 @@ def _lock(directory: Path) -> BinaryIO:
                 f"another workqueued (pid {holder}) has the run directory {directory}; stop it, or give this one "
                 "another run_directory"
             ) from error
+        os.fchmod(lock.fileno(), 0o640)
         lock.truncate(0)
         lock.write(_own_pid().encode())
         (directory / PID_FILE).write_text(_own_pid())

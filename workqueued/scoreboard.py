@@ -293,6 +293,7 @@ class Scoreboard:
         try:
             descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
             try:
+                os.fchmod(descriptor, 0o640)  # whatever the umask: our group is to see the status
                 # Allocated now (3.4 MB): on a disk that is full later, a store into a hole would be SIGBUS.
                 os.posix_fallocate(descriptor, 0, size)
                 memory = mmap.mmap(descriptor, size)

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from workqueued import __version__
+from workqueued import __version__, credentials, doubts
 from workqueued.cli.arguments import Parser
 from workqueued.config import Config, read_config
+from workqueued.doubts import Doubt
 from workqueued.errors import ConfigError, WorkqueuedError
 from workqueued.logs import configure, log
 from workqueued.paths import SYSTEM_FILE
@@ -116,15 +117,24 @@ def _check(config: Config) -> int:
         print(f"queue          {name}: {workers}, {queue.type}{declared}, {served}")
         doubt = doubt_of_ack_timeout(name, queue)
         if doubt is not None:
-            print(f"warning        {doubt[0]}\n               {doubt[1]}")
+            _print_doubt("warning", doubt)
         sys.stdout.flush()
         if queue.command and not _command_resolves(name, queue):
             code = os.EX_CONFIG
         for spec in dict.fromkeys(queue.handlers.values()):
             if not _handler_resolves(spec, queue, config.pythonpath):
                 code = os.EX_CONFIG
+    for doubt in (*credentials.exposed(config.file, config.broker), *doubts.of_tls(config.broker)):
+        _print_doubt("warning", doubt)
+    for doubt in doubts.of_stop_times(config):
+        _print_doubt("wrong", doubt)
+        code = os.EX_CONFIG
     print("ok" if code == os.EX_OK else "not ok: see the messages above")
     return code
+
+
+def _print_doubt(word: str, doubt: Doubt) -> None:
+    print(f"{word:14} {doubt[0]}\n{'':14} {doubt[1]}")
 
 
 def _command_resolves(name: str, queue: Queue) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from workqueued import __version__
 from workqueued.amqp.publisher import MOST_BYTES
+from workqueued.cli import where
 from workqueued.cli.arguments import Parser, open_input
 from workqueued.delivery import DUE_AT, Message
 from workqueued.durations import parse_duration
@@ -75,11 +76,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--expires", metavar="DURATION", help="drop it when it waited this long, such as 10m; counted after a delay"
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
+    broker = parser.add_mutually_exclusive_group()
+    broker.add_argument(
         "--config", type=Path, metavar="FILE", help=f"the YAML file (default: $WQ_CONFIG, or {SYSTEM_FILE})"
     )
-    where.add_argument("--url", metavar="URL", help="the broker, instead of the configuration's (default: $WQ_URL)")
+    broker.add_argument("--url", metavar="URL", help="the broker, instead of the configuration's (default: $WQ_URL)")
     parser.add_argument(
         "--timeout",
         type=_timeout,
@@ -167,10 +168,10 @@ def _moment(text: str) -> float:
 
 
 def _make_sender(options: argparse.Namespace) -> Sender:
-    url = options.url or (os.environ.get("WQ_URL") if options.config is None else None)
+    url = where.address(options)
     if url:
         return Sender(url, timeout=options.timeout)
-    return Sender(config=options.config or find_config(), timeout=options.timeout)
+    return Sender.from_config(where.read(options.config or find_config()), options.timeout)
 
 
 def _properties(options: argparse.Namespace) -> dict[str, Any]:

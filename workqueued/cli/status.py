@@ -16,7 +16,7 @@ from workqueued.cli.arguments import Parser, seconds
 from workqueued.cli.dashboard import BLOCKS, PLAIN_BLOCKS, History, Style, facts, lines
 from workqueued.cli.screen import ReaderGoneError, Screen, visible
 from workqueued.errors import ConfigError, UsageError, WorkqueuedError
-from workqueued.paths import LOCK_FILE, SYSTEM_FILE, find_config, glean_run_directory, short_hash
+from workqueued.paths import GROUP, LOCK_FILE, SYSTEM_FILE, find_config, glean_run_directory, short_hash
 from workqueued.proc import is_dead, lock_holder, resident_memory
 from workqueued.scoreboard import Scoreboard, ScoreboardError
 from workqueued.status import Kernel, Status
@@ -158,7 +158,8 @@ def _find(options: argparse.Namespace) -> Board:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{file}: cannot read it: {error.strerror}; or name a --run-directory") from error
+        hint = f"ask to be put into group {GROUP}; " if isinstance(error, PermissionError) else ""
+        raise ConfigError(f"{file}: cannot read it: {error.strerror}; {hint}or name a --run-directory") from error
     directory = glean_run_directory(file, content.decode("utf-8", "replace"))
     if directory is None:
         from workqueued.config import read_config

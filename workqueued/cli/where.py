@@ -10,9 +10,9 @@ from typing import Any
 
 from workqueued.broker_settings import Broker
 from workqueued.cli.arguments import seconds
-from workqueued.config import read_config
+from workqueued.config import Config, read_config
 from workqueued.errors import ConfigError, UsageError
-from workqueued.paths import SYSTEM_FILE, find_config
+from workqueued.paths import GROUP, SYSTEM_FILE, find_config
 from workqueued.queue_settings import DEAD_SUFFIX, Queue
 from workqueued.schema import redact
 from workqueued.urls import BrokerUrl
@@ -70,12 +70,33 @@ def find(options: argparse.Namespace) -> Where:
     Raises:
         ConfigError: the configuration or the URL is wrong.
     """
-    url = options.url or (os.environ.get("WQ_URL") if options.config is None else None)
+    url = address(options)
     if url:
         return Where(_in_time(Broker(url=(_parse(url),)), options.timeout), {}, url, None)
     file = options.config or find_config()
-    loaded = read_config(file)
+    loaded = read(file)
     return Where(_in_time(loaded.broker, options.timeout), loaded.queues, None, file)
+
+
+def address(options: argparse.Namespace) -> str | None:
+    """The broker's URL, if the command is to do without a configuration."""
+    return options.url or (os.environ.get("WQ_URL") if options.config is None else None)
+
+
+def read(file: Path) -> Config:
+    """The configuration, or why it cannot be read, in the words of somebody who may just not be allowed to.
+
+    Raises:
+        ConfigError: it is wrong, or cannot be read.
+    """
+    try:
+        return read_config(file)
+    except ConfigError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise ConfigError(
+                f"{error}; ask to be put into group {GROUP}, or set WQ_URL=amqp://user:password@host"
+            ) from error
+        raise
 
 
 def _in_time(broker: Broker, timeout: float) -> Broker:
