@@ -60,7 +60,7 @@ def look(file: Path, need: float, folders: Sequence[Path] = UNIT_FOLDERS) -> lis
     """
     stops = [Stop("drain_timeout, and 5 s to hand messages back", need)]
     conf = file.parent / "supervisord.conf"
-    if (waits := _of_supervisord(_read([conf], (" ;", "\t;")), file)) is not None:
+    if (waits := _of_supervisord(_read([conf], (";", "#")), file)) is not None:
         stops.append(Stop(f"stopwaitsecs in {conf}", waits))
     unit = _read(_unit_files(folders))
     if unit.has_section("Service"):

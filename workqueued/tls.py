@@ -69,7 +69,7 @@ def _load_own(made: "SSLContext", cert: Path, private: Path | None) -> None:
                 f"broker.tls.{name}: the private key in {file} is not that of the certificate in {cert}, expected the "
                 "one that it was made with"
             ) from error
-        raise ConfigError(f"broker.tls.{name}: {file} cannot be read: damaged, or in a wrong order") from error
+        raise ConfigError(f"broker.tls.cert: the certificate in {cert}, or the key in {file}, is damaged") from error
 
 
 def _require(file: Path, name: str, begin: bytes, expected: str) -> None:
