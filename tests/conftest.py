@@ -4,13 +4,15 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from harness import Daemon, Vhost
+from tls_broker import Authority, TlsNode
 
 from workqueued.node import BrokerError, Node
 
+AnyNode = TypeVar("AnyNode", bound=Node)
 _VHOSTS_AT_ONCE = 30
 _RENEW_VHOSTS = """[rabbit_vhost:delete(V, <<"tests">>) || V <- [%s]], [begin
     rabbit_vhost:add(V, <<"tests">>),
@@ -21,21 +23,40 @@ end || V <- [%s]]."""
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A private RabbitMQ node. Without rabbitmq-server a test is skipped at a desk and fails in CI."""
-    with running_node(tmp_path_factory.mktemp("broker")) as node:
+    with running(Node(tmp_path_factory.mktemp("broker"), name="wqtest")) as node:
         yield node
 
 
 @pytest.fixture(scope="session")
 def mortal_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node for tests that stop it: with few vhosts, each of which takes its time at every start."""
-    with running_node(tmp_path_factory.mktemp("mortal")) as node:
+    with running(Node(tmp_path_factory.mktemp("mortal"), name="wqtest")) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whoever signed the certificates of the nodes that speak TLS."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def tls_node(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[TlsNode]:
+    """A node that speaks TLS with anybody."""
+    with running(TlsNode(tmp_path_factory.mktemp("tls"), authority, asks=False)) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def asking_node(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[TlsNode]:
+    """A node that speaks TLS with those alone who have a certificate of the authority."""
+    with running(TlsNode(tmp_path_factory.mktemp("asking"), authority, asks=True)) as node:
         yield node
 
 
 @contextlib.contextmanager
-def running_node(directory: Path) -> Iterator[Node]:
+def running(node: AnyNode) -> Iterator[AnyNode]:
     """A node that runs."""
-    node = Node(directory, name="wqtest")
     try:
         node.start()
     except BrokerError as error:

@@ -18,12 +18,10 @@ from workqueued.errors import ConfigError
 QUEUE = "queues: {q: {handler: 'a:b'}}\n"
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """An authority with a certificate `worker`."""
-    authority = Authority(tmp_path_factory.mktemp("authority"))
+@pytest.fixture(scope="module", autouse=True)
+def _worker(authority: Authority) -> None:
+    """The certificate `worker` and its key."""
     authority.issue("worker")
-    return authority
 
 
 Read = Callable[..., str]
@@ -53,6 +51,19 @@ def test_a_file_of_each_kind_is_taken(tmp_path: Path, authority: Authority) -> N
     assert read_config(file).broker.tls == Tls(
         ca=tmp_path / "ca.pem", cert=tmp_path / "worker.pem", key=tmp_path / "worker.key"
     )
+
+
+def test_the_example_of_the_manual_is_right(tmp_path: Path, authority: Authority) -> None:
+    """As it is printed, with files of those names beside it."""
+    chapter = (Path(__file__).parents[2] / "docs/configuration.md").read_text().partition("\n## TLS\n")[2]
+    example = chapter.partition("```yaml\n")[2].partition("```")[0]
+    for file in authority.file.parent.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "broker-password").write_text("secret\n")
+    file = tmp_path / "workqueued.yaml"
+    file.write_text(QUEUE + example)
+    (url,) = read_config(file).broker.url
+    assert (url.tls, url.host, url.port, url.user, url.secret) == (True, "rabbit.example.com", 5671, "wq", "secret")
 
 
 def test_the_key_may_lie_in_the_file_of_the_certificate(tmp_path: Path, authority: Authority) -> None:
