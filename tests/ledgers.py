@@ -45,6 +45,11 @@ def work(task: Task) -> None:
     note(task, "finished")
 
 
+def tell_environment(_task: Task) -> None:
+    """Print which of a few variables there are."""
+    print(sorted(name for name in os.environ if name.startswith(("NOTIFY", "WATCHDOG", "MINE"))))
+
+
 async def work_async(task: Task) -> None:
     """An async handler."""
     note(task, "finished")
