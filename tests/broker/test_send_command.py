@@ -360,6 +360,15 @@ def test_a_wrong_password_or_vhost_exits_77(vhost: Vhost, wq_send: Send) -> None
     assert f"refuses vhost '{vhost.name}x': not there, or no permission" in done.err
 
 
+def test_a_user_that_may_write_and_nothing_else_can_send(wq_send: Send, vhost: Vhost, make_user: Make) -> None:
+    """As docs/security.md gives it to senders."""
+    with vhost.channel() as channel:
+        channel.queue_declare("task_queue", durable=True)
+    url = make_user("sender", configure="", write="^amq[.]default$", read="")
+    assert wq_send("--url", url, "--queue", "task_queue", "hello").code == 0
+    assert vhost.count("task_queue") == 1
+
+
 def test_no_permission_to_publish_exits_77(to: list[str], make_user: Make, wq_send: Send) -> None:
     """It says which permission is missing and how to give it."""
     done = wq_send("--url", make_user("mute", write="^$"), "--queue", "task_queue", "hello")
