@@ -37,7 +37,10 @@ class Authority:
 
 
 class TlsNode(Node):
-    """A node with a TLS port beside the plain one; `present` gives it another certificate while it runs."""
+    """A node with a TLS port beside the plain one, where a certificate may be a login.
+
+    `present` gives it another certificate while it runs.
+    """
 
     def __init__(self, directory: Path, authority: Authority, *, asks: bool) -> None:
         """`asks`: clients without a certificate by the authority are turned away."""
@@ -50,10 +53,17 @@ class TlsNode(Node):
             "ssl_options.keyfile": str(self._own[1]),
             "ssl_options.verify": "verify_peer",
             "ssl_options.fail_if_no_peer_cert": "true" if asks else "false",
+            "auth_mechanisms.1": "PLAIN",
+            "auth_mechanisms.2": "EXTERNAL",
+            "ssl_cert_login_from": "common_name",
         }
         super().__init__(directory, name="tls", settings=settings)
         directory.mkdir(parents=True, exist_ok=True)
         self._write(authority.issue("broker"))
+
+    def _write_files(self) -> None:
+        super()._write_files()
+        (self.directory / "enabled_plugins").write_text("[rabbitmq_auth_mechanism_ssl].\n")
 
     def _write(self, issued: tuple[Path, Path]) -> None:
         for own, given in zip(self._own, issued, strict=True):

@@ -33,6 +33,11 @@ class Tls:
     cert: Path | None = key(
         path_beside_file("the path of a file"), "file of our own certificate (PEM), if the broker asks", default=None
     )
+    login: bool = key(
+        boolean(),
+        "true: log in by our certificate instead of a password, where the broker has rabbitmq_auth_mechanism_ssl",
+        default=False,
+    )
     # The last one, as from here on `key` is this field.
     key: Path | None = key(
         path_beside_file("the path of a file"),
@@ -43,8 +48,8 @@ class Tls:
     @staticmethod
     def contradictions(given: Mapping[str, Any]) -> list[tuple[str, str]]:
         """What is wrong with keys that are right one by one, as (key, text)."""
-        if "key" in given and "cert" not in given:
-            return [("cert", "missing; the key belongs to a certificate, expected its file here")]
+        if "cert" not in given and ("key" in given or given.get("login")):
+            return [("cert", "missing; expected the file of our certificate, to which key and login belong")]
         return []
 
 

@@ -20,11 +20,10 @@ from links import missing
 
 #: Users and groups need no names.
 SERVICE, MEMBER, STRANGER = 64_001, 64_002, 64_003
-#: What our commands import. A clone may lie in a folder that only its owner can enter, and so may Python; the one is
-#: copied, the other bound to a place that is open to all, in a mount namespace of each command.
+#: What our commands import. A clone may lie in a folder that only its owner can enter, and so may Python.
 _PACKAGES = ("workqueued", "pika", "yaml", "structlog", "setproctitle", "tqdm")
-_BIND = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-_PYTHON = f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
+_PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_NOT_NEEDED = shutil.ignore_patterns("site-packages", "test", "idlelib", "ensurepip", "config-*", "*.a")
 
 
 @functools.cache
@@ -45,6 +44,7 @@ class Host:
 
     folder: Path
     vhost: Vhost
+    programs: Path
 
     @property
     def file(self) -> Path:
@@ -60,16 +60,15 @@ class Host:
         self, user: int, *words: str, groups: int | None = None, environment: Mapping[str, str] | None = None
     ) -> list[str]:
         """A command of ours as this user."""
-        python = self.folder / "python"
+        home = self.programs / "python"
         return [
             *as_root(),
-            *("unshare", "--mount", "sh", "-c", _BIND, "sh", sys.base_prefix, str(python)),
             *("setpriv", f"--reuid={user}", f"--regid={user}"),
             f"--groups={groups}" if groups else "--clear-groups",
-            *("env", "-i", "-C", "/", "PATH=/usr/bin:/bin", f"PYTHONPATH={self.folder / 'site'}"),
-            *(f"PYTHONHOME={python}", f"LD_LIBRARY_PATH={python / 'lib'}"),
+            *("env", "-i", "-C", "/", "PATH=/usr/bin:/bin", f"PYTHONPATH={self.programs / 'site'}"),
+            *(f"PYTHONHOME={home}", f"LD_LIBRARY_PATH={home / 'lib'}"),
             *(f"{name}={value}" for name, value in (environment or {}).items()),
-            *("sh", "-c", 'umask 077; exec "$@"', "sh", str(python / _PYTHON), "-m"),
+            *("sh", "-c", 'umask 077; exec "$@"', "sh", str(home / "bin" / _PYTHON), "-m"),
             *words,
         ]
 
@@ -92,24 +91,42 @@ def _put(content: str, target: Path, owner: int, mode: str, folder: Path) -> Non
     (folder / "new").unlink()
 
 
-@pytest.fixture
-def host(vhost: Vhost) -> Iterator[Host]:
-    """The files of a service; the folder of pytest is its user's alone, so it lies beside that."""
-    folder = Path(tempfile.mkdtemp(prefix="wq-access-"))
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Path]:
+    """Python and our packages where everybody can get at them; the folder of pytest is its user's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="wq-programs-"))
     try:
         folder.chmod(0o755)
-        (folder / "python").mkdir()
         for name in _PACKAGES:
             spec = importlib.util.find_spec(name)
             assert spec is not None
             assert spec.origin is not None
             shutil.copytree(Path(spec.origin).parent, folder / "site" / name)
+        base = Path(sys.base_prefix)
+        if all(place.stat().st_mode & 0o5 == 0o5 for place in (base, *base.parents)):
+            (folder / "python").symlink_to(base)
+        else:
+            shutil.copytree(base / "lib" / _PYTHON, folder / "python/lib" / _PYTHON, ignore=_NOT_NEEDED)
+            (folder / "python/bin").mkdir()
+            for file in (base / "bin" / _PYTHON, *(base / "lib").glob("libpython*.so*")):
+                shutil.copy2(file, folder / "python" / file.parent.name)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def host(vhost: Vhost, programs: Path) -> Iterator[Host]:
+    """The files of a service, in a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="wq-access-"))
+    try:
+        folder.chmod(0o755)
         for name, owner, mode in ("etc", 0, "750"), ("var", SERVICE, "755"):
             subprocess.run(
                 [*as_root(), "install", "-d", "-o", str(owner), "-g", str(SERVICE), "-m", mode, folder / name],
                 check=True,
             )
-        made = Host(folder, vhost)
+        made = Host(folder, vhost, programs)
         config = {
             "broker": {"url": vhost.url.replace("guest:guest", "guest"), "password_file": "broker-password"},
             "queues": {"task_queue": {"handler": "workqueued.samples:dots", "type": "classic"}},

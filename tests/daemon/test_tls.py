@@ -193,6 +193,23 @@ def test_a_client_without_a_certificate_or_with_a_strangers_is_told(
 
 
 @opens
+def test_a_certificate_may_be_the_login(open_: Open, asking_node: TlsNode, authority: Authority) -> None:
+    """For the user of its name, whatever the address says; told apart from a wrong password where there is none."""
+    cert, key = authority.issue("robot")
+    tls = Tls(ca=authority.file, cert=cert, key=key, login=True)
+    error = refusal(open_, asking_node.tls_url(), tls)
+    assert isinstance(error, RefusedError)
+    assert "does not log us in by our certificate" in str(error)
+    asking_node.ctl("add_user", "robot", "unused")
+    try:
+        asking_node.ctl("clear_password", "robot")
+        asking_node.ctl("set_permissions", "-p", "/", "robot", ".*", ".*", ".*")
+        open_(asking_node.tls_url(), tls)
+    finally:
+        asking_node.ctl("delete_user", "robot")
+
+
+@opens
 def test_the_wrong_port_is_told(open_: Open, tls_node: TlsNode, authority: Authority) -> None:
     """TLS with the plain port, and the reverse."""
     plain, tls = tls_node.url, tls_node.tls_url()

@@ -13,10 +13,12 @@ from typing import Any
 import pika
 import pika.data
 from pika.adapters.utils import connection_workflow
+from pika.credentials import ExternalCredentials
 from pika.exceptions import (
     AMQPConnectionError,
     AMQPError,
     AMQPHeartbeatTimeout,
+    AuthenticationError,
     ChannelClosed,
     ChannelClosedByBroker,
     ChannelWrongStateError,
@@ -71,7 +73,7 @@ def parameters(broker: Broker, url: BrokerUrl, name: str, *, publishes: bool = F
         host=url.host,
         port=url.port,
         virtual_host=url.vhost,
-        credentials=pika.PlainCredentials(url.user, url.secret),
+        credentials=_credentials(broker, url),
         heartbeat=int(broker.heartbeat),
         blocked_connection_timeout=None,
         socket_timeout=broker.connect_timeout,
@@ -85,6 +87,12 @@ def parameters(broker: Broker, url: BrokerUrl, name: str, *, publishes: bool = F
         tcp_options=tcp_options(publishes=publishes),
         ssl_options=_ssl_options(broker, url) if url.tls else None,
     )
+
+
+def _credentials(broker: Broker, url: BrokerUrl) -> Any:
+    if url.tls and broker.tls is not None and broker.tls.login:
+        return ExternalCredentials()
+    return pika.PlainCredentials(url.user, url.secret)
 
 
 def _ssl_options(broker: Broker, url: BrokerUrl) -> Any:
@@ -157,7 +165,12 @@ def translate(error: BaseException, url: BrokerUrl | None = None) -> WorkqueuedE
         return translate(error.args[0], url)
     if url is not None and (told := handshake.explain(error, url)) is not None:
         return told
-    if isinstance(error, ProbableAuthenticationError):
+    if isinstance(error, AuthenticationError | ProbableAuthenticationError):
+        if ExternalCredentials.TYPE in str(error):
+            return RefusedError(
+                f"the broker{at} does not log us in by our certificate ({_text(error)}): it needs the plugin "
+                "rabbitmq_auth_mechanism_ssl, EXTERNAL in auth_mechanisms, and a user of the certificate's name"
+            )
         user = f" {url.user!r}" if url else ""
         return RefusedError(f"the broker{at} refuses user{user}: wrong name or password ({_text(error)})")
     if isinstance(error, ProbableAccessDeniedError):
