@@ -64,8 +64,8 @@ def read_config(file: Path) -> Config:
     workers = sum(queue.workers for queue in config.queues.values())
     if workers > MOST_WORKERS:
         raise ConfigError(f"{file}: queues: {workers} workers in all, expected at most {MOST_WORKERS}")
-    if any(url.tls for url in config.broker.url):
-        try:
+    if config.broker.tls is not None:
+        try:  # a mistake in these files is to be found before a start, as any other
             tls.context(config.broker.tls)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from error.__cause__

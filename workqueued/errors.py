@@ -51,7 +51,7 @@ class NotConfirmedError(TemporaryError):
 
 
 class RefusedError(WorkqueuedError):
-    """The broker knows us and says no: password, vhost, permission."""
+    """The broker knows us and says no: password, vhost, permission. Or we say no: its certificate cannot be trusted."""
 
     exit_code = os.EX_NOPERM
 

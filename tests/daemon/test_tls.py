@@ -1,6 +1,8 @@
 """TLS with a real broker: everything that connects, everything that is refused, and certificates that change."""
 
 import shutil
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +99,15 @@ def test_heartbeats_flow_over_tls_while_a_handler_runs_for_long(
             settled = running.await_event("delivery.settled", message_id=name, within=30)
             assert (settled["outcome"], settled.get("redelivered")) == ("done", None)
         assert len(running.events("worker.consuming")) == 1
+
+
+def test_the_kernel_watches_a_tls_connection_as_it_does_a_plain_one(tls_node: TlsNode, authority: Authority) -> None:
+    """The options are set before the handshake, and must be on the socket that TLS then takes over."""
+    with connect(_broker(tls_node.tls_url(), Tls(ca=authority.file)), "test") as connection:
+        link: ssl.SSLSocket = connection._impl._transport._sock
+        assert link.version() in ("TLSv1.2", "TLSv1.3")
+        assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+        assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
 def test_a_program_outside_the_group_sends_with_an_address_alone(
