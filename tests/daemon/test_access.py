@@ -200,12 +200,12 @@ def test_a_stranger_is_told_how_to_get_in_and_can_send_with_an_address(service: 
     assert (nameless.returncode, "with a URL (or $WQ_URL) there is no default" in nameless.stderr) == (64, True)
 
 
-def test_a_password_file_that_may_not_be_read_is_told_alike(service: Host) -> None:
+def test_a_password_file_that_may_not_be_read_is_told_alike(host: Host) -> None:
     """The configuration is open to all, and has no secret."""
-    _put(service.file.read_text(), service.folder / "open.yaml", SERVICE, "644", service.folder)
-    text = (service.folder / "open.yaml").read_text().replace("broker-password", "etc/broker-password")
-    _put(text, service.folder / "open.yaml", SERVICE, "644", service.folder)
-    refused = service.run(STRANGER, "workqueued.cli.send", "--config", str(service.folder / "open.yaml"), "hello")
+    file = host.folder / "open.yaml"
+    file.write_text("queues: {q: {handler: 'a:b'}}\nbroker: {password_file: etc/broker-password}\n")
+    file.chmod(0o644)
+    refused = host.run(STRANGER, "workqueued.cli.send", "--config", str(file), "hello")
     assert refused.returncode == os.EX_CONFIG
     assert "broker.password_file: cannot read" in refused.stderr
     assert "ask to be put into group workqueued" in refused.stderr
