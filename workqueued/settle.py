@@ -147,7 +147,8 @@ class Settler:
         if delivery.given_before:
             facts["redelivered"] = True
         if outcome is Outcome.DONE:
-            self._tell_done("delivery.settled", **facts)
+            say = self._tell_done
+            say("delivery.settled", **facts)
         elif outcome is Outcome.LOST:
             self._log.warning("delivery.lost", verdict=verdict.outcome.value, error=verdict.error, **facts)
         else:

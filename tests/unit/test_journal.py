@@ -24,6 +24,7 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
         end.bind(path)
         end.setblocking(False)
         yield end
+    logs._identity.clear()
     logs.configure("info", "json")
 
 
