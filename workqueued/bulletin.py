@@ -8,6 +8,7 @@ The monitor's samples stand in the same rows of the queues; each writes its own 
 import time
 from pathlib import Path
 
+from workqueued import timings
 from workqueued.config import Config
 from workqueued.paths import short_hash
 from workqueued.pool import Pool
@@ -17,6 +18,8 @@ _PAST = {
     Cell.DONE: QueueCell.PAST_DONE,
     Cell.RETRIED: QueueCell.PAST_RETRIED,
     Cell.DEAD: QueueCell.PAST_DEAD,
+    Cell.HANDED_BACK: QueueCell.PAST_HANDED_BACK,
+    Cell.LOST: QueueCell.PAST_LOST,
 }
 
 
@@ -73,6 +76,19 @@ class Bulletin:
         if row is not None:
             for cell, past in _PAST.items():
                 row.words[past] = min(row.words[past] + worker.words[cell], LARGEST)
+            timings.add(worker, row)
+
+    def count_death(self, queue: str, cause: QueueCell) -> None:
+        """A child died although nobody told it to; the queue is empty for the monitor."""
+        row = self.rows.get(queue)
+        if row is not None:
+            row.words[cause] += 1
+        else:
+            self._board[Head.MONITOR_DEATHS] += 1
+
+    def count_rejected_reload(self) -> None:
+        """A reload was asked for and the configuration is wrong."""
+        self._board[Head.RELOADS_REJECTED] += 1
 
 
 def _hash(file: Path) -> str:

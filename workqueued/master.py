@@ -229,7 +229,8 @@ class Master:
         if ending in (Ending.STOPPED, Ending.RECYCLED):
             log.debug("child.reaped", slot=child.slot, pid_died=death.pid, lived_s=lived)
         elif ending is Ending.DIED:
-            self._coroner.examine(death, row, child, self._config.queues.get(child.queue))
+            cause = self._coroner.examine(death, row, child, self._config.queues.get(child.queue))
+            self._bulletin.count_death(child.queue, cause)
             self._coroner.warn(child.queue, self._pool.fates[child.queue].crash_loop(time.monotonic()))
         elif ending is Ending.MISCONFIGURED and child.queue in self._pool.paused():
             self._tell_paused(child.queue, row.note)
@@ -262,6 +263,7 @@ class Master:
             configure(config.log.level, config.log.format, target=config.log.target)
             self._bulletin.lay_out(config)
         except (ConfigError, ScoreboardError) as error:
+            self._bulletin.count_rejected_reload()
             log.error("reload.rejected", error=str(error), hint="the old configuration goes on")
             return
         old, self._config = self._config, config
