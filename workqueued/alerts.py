@@ -91,18 +91,23 @@ class Watch:
         least = at_least(sample.ready, flow, served=served)
         grown = self._growth.take(sample.at, sample.dead)
         eta_s = None if least is None or math.isinf(least) else round(least)
-        depth = {"ready": sample.ready, "consumers": sample.consumers}
+        depth: dict[str, object] = {"ready": sample.ready, "consumers": sample.consumers}
         rates = {"in_rate": _rounded(flow.in_rate), "out_rate": _rounded(flow.out_rate)}
         looks = {
-            Alert.BACKLOG_HIGH: (*self._judge_backlog(sample, least), depth | {"eta_s": eta_s} | rates),
-            Alert.UNCONSUMED: (*_judge_unconsumed(sample), depth),
-            Alert.DEAD_GROWING: (*self._judge_dead(grown), {"dead": sample.dead, "grown": grown}),
+            Alert.BACKLOG_HIGH: self._judge_backlog(sample, least),
+            Alert.UNCONSUMED: _judge_unconsumed(sample),
+            Alert.DEAD_GROWING: self._judge_dead(grown),
         }
-        for alert, (high, low, facts) in looks.items():
+        facts: dict[Alert, dict[str, object]] = {
+            Alert.BACKLOG_HIGH: {**depth, "eta_s": eta_s, **rates},
+            Alert.UNCONSUMED: depth,
+            Alert.DEAD_GROWING: {"dead": sample.dead, "grown": grown},
+        }
+        for alert, (high, low) in looks.items():
             switch = self._switches[alert]
             lasted = switch.turn(sample.at, high=high, low=low)
             if lasted is not None:
-                yield Event(alert, switch.active, facts | {"lasted_s": round(lasted)})
+                yield Event(alert, switch.active, facts[alert] | {"lasted_s": round(lasted)})
 
     def _judge_backlog(self, sample: Sample, least: float | None) -> tuple[bool | None, bool | None]:
         """Whether it is high, and whether it is low; None: unknown."""

@@ -122,7 +122,10 @@ class Coroner:
         self._loops: dict[str, Reminder] = {}
 
     def examine(self, death: Death, row: Row, child: Child, queue: Queue | None) -> QueueCell:
-        """Log the death of a child that nobody told to end; returns where it counts. `queue` is None for the monitor."""
+        """Log the death of a child that nobody told to end; returns where it counts.
+
+        `queue` is None for the monitor.
+        """
         words = row.words
         started = words[Cell.TASK_STARTED]
         known = Circumstances(

@@ -17,6 +17,13 @@ class Flow(NamedTuple):
     out_rate: float | None = None
 
 
+class Whole(NamedTuple):
+    """What the management API tells of a queue as a whole, on all hosts; None: not told."""
+
+    unacked: int | None = None
+    flow: Flow = Flow()
+
+
 class _Look(NamedTuple):
     at: float
     ready: int

@@ -26,7 +26,7 @@ from workqueued.herald import Herald
 from workqueued.keeper import ORPHAN_GRACE
 from workqueued.logs import Reminder, configure, identify, log
 from workqueued.plain import as_plain
-from workqueued.pool import MONITOR, Pool
+from workqueued.pool import MONITOR, NO_QUEUE, Pool
 from workqueued.queue_settings import doubt_of_ack_timeout
 from workqueued.rundir import claim, end_command, end_commands_left_behind, find_former
 from workqueued.scoreboard import Cell, Kind, QueueCell, Row, Scoreboard, ScoreboardError, State
@@ -217,8 +217,7 @@ class Master:
         )
         if child is not None:
             self._tell_ending(ending, death, row, child)
-            self._bulletin.keep_counts(child.queue, row)
-        row.clear()
+        self._bulletin.retire(child.queue if child is not None else NO_QUEUE, row)
         if self._pool.verdict is not None and self._pool.stopping_since is None:
             self._exit_code = self._pool.verdict
             log.error("master.giving_up", exit_code=self._exit_code, reason="no queue can be served, see above")

@@ -35,7 +35,9 @@ class Alerts:
         or_none(integer(1, _MOST_MESSAGES)), "… and so is one with more ready messages", show=_or_none, default=None
     )
     after: float = key(
-        duration("0s", "1d"), "how long a backlog has been high when it is told, or low when it is cleared", default=300.0
+        duration("0s", "1d"),
+        "how long a backlog has been high when it is told, or low when it is cleared",
+        default=300.0,
     )
     unconsumed: float | None = key(
         or_none(duration("1s", "1d")),

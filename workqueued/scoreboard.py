@@ -68,6 +68,8 @@ class Head(enum.IntEnum):
     RELOADS_REJECTED = 10
     #: Monitors that died although nobody told them to.
     MONITOR_DEATHS = 11
+    #: Odd while the master moves what a worker has counted into the row of its queue.
+    MOVES = 12
 
 
 class Kind(enum.IntEnum):
@@ -133,6 +135,8 @@ class Cell(enum.IntEnum):
     REDELIVERIES = 19
     #: Tells the lives of a message apart (see `Delivery.life`).
     LIFE = 20
+    #: How long the message that was taken last had waited, ms, plus one; 0: nobody knows.
+    WAITED = 22
     #: Of the monitor: what waits in the delay levels of the whole vhost, plus one; 0: unknown.
     DELAYED = 21
 
@@ -155,11 +159,10 @@ class QueueCell(enum.IntEnum):
     #: What came in and what went out: of the whole queue where the broker tells, else on this host (see `flow`).
     IN_RATE = 6
     OUT_RATE = 7
-    #: How many of our workers consume and are not counted by the broker, and since which sample that is so.
+    #: How many of our workers consume, and have not been counted by the broker for a while.
     UNCOUNTED = 8
-    UNCOUNTED_SINCE = 9
     #: A bit for each alert that is active (see `alerts`).
-    ALERTS = 10
+    ALERTS = 9
     #: The workers that the configuration asks for, plus one; 0: it has no such queue any more.
     WANTED = 16
     #: A `Pause`.
@@ -186,16 +189,6 @@ class Pause(enum.IntEnum):
     CONFIGURED = 1
     #: Its command cannot be run.
     UNUSABLE = 2
-
-
-class CrashCell(enum.IntEnum):
-    """Words of a crash row, whose name is the message's key and whose note is the last cause. AT is monotonic ns."""
-
-    KIND = 0
-    COUNT = 1
-    AT = 2
-    #: How often the whole service ended with it in hand, which proves nothing.
-    LOST = 3
 
 
 class DeathCell(enum.IntEnum):

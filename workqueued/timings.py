@@ -15,7 +15,8 @@ from typing import NamedTuple
 from workqueued.scoreboard import LARGEST, TIMINGS_AT, TIMINGS_WORDS, Row
 
 #: Upper bounds of the buckets, seconds; one more bucket takes what is beyond.
-BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 7200.0, 86400.0)
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 7200.0,
+          86400.0)  # fmt: skip
 #: The same in microseconds, in which sums are kept.
 _BOUNDS_US = tuple(int(bound * 1e6) for bound in BOUNDS)
 #: Words of one histogram: its buckets, then its sum.

@@ -51,7 +51,8 @@ class BrokerUrl:
 
     def __str__(self) -> str:
         """The URL for eyes and logs: without the password."""
-        return f"amqp://{quote(self.user, safe='')}:***@{_bracketed(self.host)}:{self.port}/{quote(self.vhost, safe='')}"
+        user, vhost = quote(self.user, safe=""), quote(self.vhost, safe="")
+        return f"amqp://{user}:***@{_bracketed(self.host)}:{self.port}/{vhost}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,8 @@ class ManagementUrl:
             raise ValueError("nothing may follow host and port but the API's path prefix, without /api")
         user = None if url.username is None else unquote(url.username)
         password = None if user is None else unquote(url.password or "")
-        return cls(url.scheme, url.hostname, port or _MANAGEMENT_PORTS[url.scheme], user, password, url.path.rstrip("/"))
+        port = port or _MANAGEMENT_PORTS[url.scheme]
+        return cls(url.scheme, url.hostname, port, user, password, url.path.rstrip("/"))
 
     @property
     def base(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from workqueued.amqp.connection import connect, translated
 from workqueued.broker_settings import Broker
+from workqueued.delays import HIGHEST, level
 from workqueued.errors import QueueRefusedError, WorkqueuedError
 from workqueued.queue_settings import DEAD_SUFFIX
 
@@ -52,6 +53,23 @@ class DepthReader:
         except WorkqueuedError:
             self.close()
             raise
+
+    def delayed(self) -> int:
+        """How many messages wait in the delay levels of the vhost.
+
+        They are declared from the bottom up, so above one that is not there are none. Errors as for `read`.
+        """
+        total = 0
+        try:
+            for number in range(HIGHEST + 1):
+                found = self._count(level(number))
+                if found is None:
+                    break
+                total += found[0]
+        except WorkqueuedError:
+            self.close()
+            raise
+        return total
 
     def _read_one(self, queue: str) -> Depth:
         work, dead = self._count(queue), self._count(queue + DEAD_SUFFIX)

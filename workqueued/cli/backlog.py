@@ -69,11 +69,11 @@ def _check_one(queue: QueueStatus, limits: Thresholds, late: float) -> tuple[Lev
 def estimate(queue: QueueStatus) -> tuple[float | None, str]:
     """Seconds until a queue is empty, at least, and that in words; None: nobody can tell."""
     served = bool(queue.serving and queue.consumers)
+    if queue.eta_s is not None:
+        return queue.eta_s, f"eta {span(queue.eta_s)}"
     least = at_least(queue.ready, queue.flow, served=served)
     if least is None:
         return None, "eta unknown yet"
-    if queue.eta_s is not None:
-        return least, f"eta {span(least)}"
     if queue.flow.out_rate:
         return least, f"not getting shorter, eta more than {span(least)}"
     if served:
