@@ -24,8 +24,8 @@ from workqueued.urls import Address
 
 #: How many clients there may be at once, and how long one may be silent, seconds.
 _CLIENTS, _SILENCE = 50, 20
-#: How large a request's head and body may be, bytes; none of ours has a body.
-_MOST_HEAD, _MOST_BODY = 16_384, 1
+#: How large a request's head and body may be, bytes; none of ours needs a body.
+_MOST_HEAD, _MOST_BODY = 16_384, 16_384
 #: How often a port that is taken is tried again, seconds.
 _AGAIN = 5.0
 

@@ -30,15 +30,15 @@ from workqueued.timings import BOUNDS, Histogram, Timing
 _PREFIX = "workqueued_"
 #: Gauges of a queue: name, what it is, and its value; None: unknown.
 _GAUGES: tuple[tuple[str, str, Callable[[QueueStatus], float | None]], ...] = (
-    ("queue_ready", "Messages that wait in the queue.", lambda it: it.ready),
-    ("queue_unacked", "Messages given out and not acknowledged, on all hosts.", lambda it: it.unacked),
+    ("queue_messages_ready", "Messages that wait in the queue.", lambda it: it.ready),
+    ("queue_messages_unacked", "Messages given out and not acknowledged, on all hosts.", lambda it: it.unacked),
     ("queue_consumers", "Consumers of the queue, on all hosts.", lambda it: it.consumers),
-    ("queue_dead", "Messages in its dead queue.", lambda it: it.dead),
-    ("queue_in_per_second", "Messages that come in, between the last two samples.", lambda it: it.flow.in_rate),
-    ("queue_out_per_second", "Messages that go out, between the last two samples.", lambda it: it.flow.out_rate),
+    ("queue_messages_dead", "Messages in its dead queue.", lambda it: it.dead),
+    ("queue_messages_in_per_second", "Messages that come in, between the last two samples.", lambda it: it.flow.in_rate),
+    ("queue_messages_out_per_second", "Messages that go out, between the last two samples.", lambda it: it.flow.out_rate),
     ("queue_eta_seconds", "When it will be empty if all goes on like this.", lambda it: it.eta_s),
     ("queue_oldest_seconds", "How long the oldest message in work here has been so.", lambda it: it.oldest_s or 0),
-    ("queue_in_work", "Messages in work on this host.", lambda it: it.in_work),
+    ("queue_messages_in_work", "Messages in work on this host.", lambda it: it.in_work),
     ("queue_sample_age_seconds", "How old the figures from the broker are.", lambda it: it.age_s),
     ("queue_workers_wanted", "Workers that the configuration asks for.", lambda it: it.wanted),
     ("queue_workers_serving", "Workers at work, or fit for it.", lambda it: it.serving),
@@ -134,7 +134,7 @@ def _of_the_whole(status: Status) -> Iterator[Metric]:
     if status.since is not None:
         yield _gauge("start_time_seconds", "When the master started, seconds since the epoch.", status.since)
     if status.delayed is not None:
-        yield _gauge("delayed", "Messages that wait in the delay levels of the vhost.", status.delayed)
+        yield _gauge("delayed_messages", "Messages that wait in the delay levels of the vhost.", status.delayed)
     yield _gauge("config_generation", "How often the configuration was read.", status.generation or 0)
     reloads = CounterMetricFamily(_PREFIX + "reloads", "Reloads of the configuration.", labels=["result"])
     reloads.add_metric(["applied"], max(0, (status.generation or 1) - 1))

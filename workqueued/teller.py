@@ -77,7 +77,7 @@ class Teller:
         facts |= {"consumers": depth.consumers, "dead": depth.dead, "delayed_total": samples.delayed}
         facts |= {"in_rate": _rounded(flow.in_rate), "out_rate": _rounded(flow.out_rate)}
         facts |= {"eta_s": _rounded(eta(depth.ready, flow)), "oldest_wait_ms": _oldest_ms(crew)}
-        facts["source"] = "passive" if whole is None else "passive, management"
+        facts["source"] = "passive" if unacked is None else "passive, management"
         if depth.ready is None:
             facts["reason"] = "the broker has no such queue"
         log.info("queue.depth", **facts)

@@ -623,7 +623,7 @@ def _commented_out() -> list[str]:
 
 
 def test_every_commented_out_default_of_the_sample_is_the_default() -> None:
-    """Except for the two that have no default to show: a password file's name and a folder."""
+    """Except for those that have no default to show: a password file's name, a URL and a folder."""
     text = SAMPLE.read_text()
     keys = [line.partition(":")[0] for line in _commented_out()]
     assert len(keys) >= 9
@@ -631,7 +631,7 @@ def test_every_commented_out_default_of_the_sample_is_the_default() -> None:
     default = as_plain(read_config(SAMPLE))
     for line in _commented_out():
         key = line.partition(":")[0]
-        if key in ("password_file", "pythonpath"):
+        if key in ("password_file", "management_url", "pythonpath"):
             continue
         active = text.replace(f"# {line}", line)
         assert active != text

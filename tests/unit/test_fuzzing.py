@@ -230,7 +230,8 @@ words = st.sampled_from((0, 1, 2, 3, 4, os.getpid(), 1 << 32, 2**63, 2**64 - 1))
 pokes = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 127), words), max_size=40)
 #: What a garbage cell means most in: these are poked on purpose.
 telling = st.lists(
-    st.tuples(st.integers(1, 12), st.sampled_from([*Cell, *CrashCell, 32, 33, 66, 67, 100, 101, 134]), words), max_size=40
+    st.tuples(st.integers(1, 12), st.sampled_from([*Cell, *CrashCell, 32, 33, 66, 67, 100, 101, 134]), words),
+    max_size=40,
 )
 
 

@@ -85,6 +85,10 @@ def lines(status: Status, style: Style, *, changed: bool | None = None, history:
     shown = [_header(status, style, changed=changed)]
     for reason in status.reasons:
         shown.append(_coloured(clip(f"  {visible(reason)}", style.width), status.condition, style))
+    for queue in status.queues:
+        for alert in queue.alerts:
+            line = f"  {visible(queue.name)}: alert, {alert.replace('_', ' ')}"
+            shown.append(_coloured(clip(line, style.width), Condition.DEGRADED, style))
     if status.queues:
         shown += ["", *_queues(status.queues, style, history)]
     if status.delayed:
