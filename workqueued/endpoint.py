@@ -9,6 +9,7 @@ slow one costs a buffer, and answers with two more. There is no access control: 
 import json
 import logging
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -118,12 +119,15 @@ def serve(pages: Pages, address: Address) -> None:
 
 def _serve(pages: Pages, address: Address) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the main thread
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     trouble = Reminder()
     while True:
         try:
+            # Ours, as waitress leaves threads and sockets behind where the port is taken.
+            listener = socket.create_server((address.host, address.port), family=family)
             server = create_server(
                 pages,
-                listen=str(address),
+                sockets=[listener],
                 threads=2,
                 ident=None,
                 asyncore_loop_timeout=_SILENCE // 2,
@@ -138,8 +142,9 @@ def _serve(pages: Pages, address: Address) -> None:
             trouble.end()
             server.run()
         except Exception as error:  # noqa: BLE001 - the monitor has more to do than this
-            if trouble.due(str(error)):
-                log.warning("endpoint.blocked", address=str(address), error=str(error), hint=_HINT)
+            reason = getattr(error, "strerror", None) or str(error)
+            if trouble.due(reason):
+                log.warning("endpoint.blocked", address=str(address), error=reason, hint=_HINT)
         time.sleep(_AGAIN)
 
 
