@@ -47,8 +47,7 @@ class DepthReader:
             ConnectionLostError, RefusedError: no answer; the next call connects anew.
         """
         try:
-            if self._connection is None:
-                self._connection = connect(self._broker, self._name)
+            self._connect()
             return {queue: self._read_one(queue) for queue in queues}
         except WorkqueuedError:
             self.close()
@@ -61,6 +60,7 @@ class DepthReader:
         """
         total = 0
         try:
+            self._connect()
             for number in range(HIGHEST + 1):
                 found = self._count(level(number))
                 if found is None:
@@ -70,6 +70,10 @@ class DepthReader:
             self.close()
             raise
         return total
+
+    def _connect(self) -> None:
+        if self._connection is None:
+            self._connection = connect(self._broker, self._name)
 
     def _read_one(self, queue: str) -> Depth:
         work, dead = self._count(queue), self._count(queue + DEAD_SUFFIX)
