@@ -45,6 +45,14 @@ def work(task: Task) -> None:
     note(task, "finished")
 
 
+def until_released(task: Task) -> None:
+    """Wait for the file `release`; one whose body is `reject` is hopeless."""
+    if task.text == "reject":
+        raise Reject("hopeless")
+    while not (Path(os.environ["WQ_TEST_DIRECTORY"]) / "release").exists():
+        time.sleep(0.02)
+
+
 async def work_async(task: Task) -> None:
     """An async handler."""
     note(task, "finished")

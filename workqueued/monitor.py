@@ -59,8 +59,7 @@ def run(post: Post) -> int:
     identify("monitor", slot="monitor", generation=post.generation)
     asker = _Asker(post)
     asker.start()
-    post.row.words[Cell.STATE] = State.CONNECTING
-    post.row.words[Cell.PROVEN] = 1
+    post.row.words[Cell.PROVEN] = 1  # its state stays `starting` until the broker was asked
     send(os.getppid(), signal.SIGUSR2)
     if post.config.monitor.listen is not None:
         _open_endpoint(post, post.config.monitor.listen)

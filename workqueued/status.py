@@ -133,7 +133,7 @@ class Status(NamedTuple):
     Attributes:
         late_s: a sample that is older tells nothing any more.
         delayed: messages that wait in the delay levels of the vhost.
-        broker_answers: whether the monitor's last question to the broker was answered; None: no monitor.
+        broker_answers: whether the monitor's last question to the broker was answered; None: it has asked none.
         reloads_rejected, monitor_deaths: since the master's start.
     """
 

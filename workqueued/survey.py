@@ -27,6 +27,8 @@ T = TypeVar("T")
 _LOOKS = 5
 #: Alerts by their bits (see `alerts`, which costs a command more to import than this).
 _ALERTS = {1: "backlog_high", 2: "unconsumed", 4: "dead_growing"}
+#: What the monitor's state tells of the broker: while it starts, it has not asked.
+_BROKER_ANSWERS = {State.IDLE.word: True, State.CONNECTING.word: False}
 _CAUSES = {
     "signal": QueueCell.DIED_OF_SIGNAL,
     "exit": QueueCell.DIED_OF_EXIT,
@@ -95,7 +97,7 @@ def read(board: Scoreboard, now: int, kernel: Kernel) -> Status:
         deaths=tuple(sorted(deaths, key=lambda one: -one.at)),
         late_s=late(board),
         delayed=_known(max((row.words[Cell.DELAYED] for row in board.rows(Kind.MONITOR)), default=0)),
-        broker_answers=None if monitor is None else monitor.alive and monitor.state != State.CONNECTING.word,
+        broker_answers=_BROKER_ANSWERS.get(monitor.state) if monitor else None,
         reloads_rejected=board[Head.RELOADS_REJECTED],
         monitor_deaths=board[Head.MONITOR_DEATHS],
     )
