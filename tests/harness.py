@@ -108,7 +108,9 @@ class Daemon:
     def write(self, **changes: Any) -> None:
         """Write the YAML file, with some top-level keys changed."""
         self.settings |= changes
-        self.file.write_text(yaml.safe_dump(self.settings, sort_keys=False))
+        # Tests run side by side, and there is one default port.
+        monitor = {"listen": "none", **self.settings.get("monitor", {})}
+        self.file.write_text(yaml.safe_dump(self.settings | {"monitor": monitor}, sort_keys=False))
 
     def start(self, **environment: str) -> Self:
         """Start the daemon; its ledger (see `ledgers`) is `directory/ledger`."""

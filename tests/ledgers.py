@@ -50,6 +50,14 @@ def tell_environment(_task: Task) -> None:
     print(sorted(name for name in os.environ if name.startswith(("NOTIFY", "WATCHDOG", "MINE"))))
 
 
+def until_released(task: Task) -> None:
+    """Wait for the file `release`; one whose body is `reject` is hopeless."""
+    if task.text == "reject":
+        raise Reject("hopeless")
+    while not (Path(os.environ["WQ_TEST_DIRECTORY"]) / "release").exists():
+        time.sleep(0.02)
+
+
 async def work_async(task: Task) -> None:
     """An async handler."""
     note(task, "finished")

@@ -11,7 +11,7 @@ from typing import Any
 from workqueued.plain import as_plain
 from workqueued.readers import boolean, duration, one_or_more, parsed, path_beside_file
 from workqueued.schema import key, read_section
-from workqueued.urls import BrokerUrl
+from workqueued.urls import BrokerUrl, ManagementUrl
 
 #: With `heartbeat: 0`, what is otherwise derived from the heartbeat is derived from this, seconds.
 _WITHOUT_HEARTBEAT = 30.0
@@ -79,6 +79,12 @@ class Broker:
     )
     connect_timeout: float = key(
         duration("100ms", "5m"), "how long one attempt to connect to one host may take", default=10.0
+    )
+    management_url: ManagementUrl | None = key(
+        parsed(ManagementUrl.parse, "a URL such as http://127.0.0.1:15672"),
+        "RabbitMQ's management API, which tells the monitor what AMQP does not: unacknowledged messages, rates",
+        show=lambda url: None if url is None else str(url),
+        default=None,
     )
 
     hot_path: bool = key(

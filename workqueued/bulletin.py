@@ -8,6 +8,7 @@ The monitor's samples stand in the same rows of the queues; each writes its own 
 import time
 from pathlib import Path
 
+from workqueued import timings
 from workqueued.config import Config
 from workqueued.paths import short_hash
 from workqueued.pool import Pool
@@ -17,6 +18,8 @@ _PAST = {
     Cell.DONE: QueueCell.PAST_DONE,
     Cell.RETRIED: QueueCell.PAST_RETRIED,
     Cell.DEAD: QueueCell.PAST_DEAD,
+    Cell.HANDED_BACK: QueueCell.PAST_HANDED_BACK,
+    Cell.LOST: QueueCell.PAST_LOST,
 }
 
 
@@ -67,12 +70,31 @@ class Bulletin:
             row.words[QueueCell.PAUSED] = pause
             row.words[QueueCell.REFUSED] = int(queue is not None and name in refused)
 
-    def keep_counts(self, queue: str, worker: Row) -> None:
-        """What a worker that is gone has settled counts on; before its row is cleared."""
+    def retire(self, queue: str, child: Row) -> None:
+        """Free the row of a child that is gone; what a worker has counted is kept. No reader sees it twice or not."""
         row = self.rows.get(queue)
+        self._add(Head.MOVES)
         if row is not None:
             for cell, past in _PAST.items():
-                row.words[past] = min(row.words[past] + worker.words[cell], LARGEST)
+                row.words[past] = min(row.words[past] + child.words[cell], LARGEST)
+            timings.add(child, row)
+        child.clear()
+        self._add(Head.MOVES)
+
+    def count_death(self, queue: str, cause: QueueCell) -> None:
+        """A child died although nobody told it to; the queue is empty for the monitor."""
+        row = self.rows.get(queue)
+        if row is not None:
+            row.words[cause] = (row.words[cause] + 1) & LARGEST
+        else:
+            self._add(Head.MONITOR_DEATHS)
+
+    def count_rejected_reload(self) -> None:
+        """A reload was asked for and the configuration is wrong."""
+        self._add(Head.RELOADS_REJECTED)
+
+    def _add(self, count: Head) -> None:
+        self._board[count] = (self._board[count] + 1) & LARGEST  # a damaged one must not end the master
 
 
 def _hash(file: Path) -> str:

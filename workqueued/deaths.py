@@ -13,7 +13,7 @@ from workqueued.child import Death
 from workqueued.evidence import Evidence
 from workqueued.logs import Reminder, log
 from workqueued.queue_settings import Queue
-from workqueued.scoreboard import Cell, DeathCell, Kind, Row, Scoreboard, State
+from workqueued.scoreboard import Cell, DeathCell, Kind, QueueCell, Row, Scoreboard, State
 from workqueued.signals import name_of
 from workqueued.slots import Child, CrashLoop
 
@@ -78,6 +78,15 @@ def in_short(code: int | None, number: int | None, known: Circumstances) -> str:
     return name_of(number)
 
 
+def counter_of(number: int | None, known: Circumstances) -> QueueCell:
+    """Where a death is counted."""
+    if known.hard_limit:
+        return QueueCell.DIED_OF_LIMIT
+    if number is None:
+        return QueueCell.DIED_OF_EXIT
+    return QueueCell.DIED_OF_MEMORY if known.oom_killed else QueueCell.DIED_OF_SIGNAL
+
+
 class LastDeaths:
     """The last deaths, in rows of the scoreboard, the oldest of which is overwritten. Master only."""
 
@@ -112,8 +121,11 @@ class Coroner:
         self._oom = OomCounter()
         self._loops: dict[str, Reminder] = {}
 
-    def examine(self, death: Death, row: Row, child: Child, queue: Queue | None) -> None:
-        """Log the death of a child that nobody told to end; `queue` is None for the monitor."""
+    def examine(self, death: Death, row: Row, child: Child, queue: Queue | None) -> QueueCell:
+        """Log the death of a child that nobody told to end; returns where it counts.
+
+        `queue` is None for the monitor.
+        """
         words = row.words
         started = words[Cell.TASK_STARTED]
         known = Circumstances(
@@ -133,6 +145,7 @@ class Coroner:
             facts["crashes"] = self._evidence.record(child.queue, row, cause)
         self._last.add(child.slot, death.pid, cause, row.message_id if started else None)
         log.error("worker.died" if child.queue else "monitor.died", **facts)
+        return counter_of(death.signal, known)
 
     def warn(self, queue: str, loop: CrashLoop | None) -> None:
         """Say once a minute that the workers of a queue die again and again."""

@@ -8,13 +8,14 @@ table lies in the scoreboard, and a new master takes over what its predecessor's
 message's own header.
 """
 
+import enum
 import hashlib
 import time
 from collections.abc import Callable
 
 from workqueued.outcome import Proof
 from workqueued.proc import is_dead
-from workqueued.scoreboard import Cell, CrashCell, Kind, Row, Scoreboard, State
+from workqueued.scoreboard import Cell, Kind, Row, Scoreboard, State
 
 #: Messages that are remembered; the oldest is forgotten. A message is redelivered within milliseconds, or seconds.
 _MOST = 200
@@ -22,6 +23,16 @@ _MOST = 200
 _LARGEST_COUNT = 1_000_000
 #: How long a worker waits for the master to bury a worker that seems to be dead, seconds, and how often it looks.
 _PATIENCE, _LOOK_EVERY = 1.0, 0.005
+
+
+class CrashCell(enum.IntEnum):
+    """Words of a crash row, whose name is the message's key and whose note is the last cause. AT is monotonic ns."""
+
+    KIND = 0
+    COUNT = 1
+    AT = 2
+    #: How often the whole service ended with it in hand, which proves nothing.
+    LOST = 3
 
 
 class Evidence:

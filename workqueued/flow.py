@@ -6,6 +6,7 @@ What is settled is counted on this host only, as the broker tells none of it in 
 by the difference: where other hosts consume too, it is less than what really comes, by what they settle.
 """
 
+import math
 from typing import NamedTuple
 
 
@@ -14,6 +15,13 @@ class Flow(NamedTuple):
 
     in_rate: float | None = None
     out_rate: float | None = None
+
+
+class Whole(NamedTuple):
+    """What the management API tells of a queue as a whole, on all hosts; None: not told."""
+
+    unacked: int | None = None
+    flow: Flow = Flow()
 
 
 class _Look(NamedTuple):
@@ -54,3 +62,21 @@ def eta(ready: int | None, flow: Flow) -> float | None:
     if ready is None or flow.in_rate is None or flow.out_rate is None or flow.out_rate <= flow.in_rate:
         return None
     return ready / (flow.out_rate - flow.in_rate)
+
+
+def at_least(ready: int | None, flow: Flow, *, served: bool) -> float | None:
+    """Seconds until the queue is empty, at least; None: nobody can tell.
+
+    A queue that does not get shorter has no ETA; what it would take if nothing came in is the least.
+
+    Args:
+        ready: messages that wait.
+        flow: how they come and go.
+        served: somebody consumes, so that nothing settled of late may mean long tasks, and proves nothing.
+    """
+    exact = eta(ready, flow)
+    if exact is not None or ready is None or flow.out_rate is None:
+        return exact
+    if flow.out_rate > 0:
+        return ready / flow.out_rate
+    return 0.0 if served else math.inf

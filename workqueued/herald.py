@@ -12,7 +12,8 @@ from workqueued.logs import log
 from workqueued.notify import Notifier
 from workqueued.pool import Pool, wanted_slots
 from workqueued.scoreboard import Scoreboard, State
-from workqueued.status import Condition, Kernel, Status, read
+from workqueued.status import Condition, Status
+from workqueued.survey import Kernel, read
 
 #: systemd hears that we are up once all children are ready, and after so many seconds in any case: a broker or a
 #: handler that takes its time must not become a restart loop.

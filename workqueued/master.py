@@ -26,7 +26,7 @@ from workqueued.herald import Herald
 from workqueued.keeper import ORPHAN_GRACE
 from workqueued.logs import Reminder, configure, identify, log
 from workqueued.plain import as_plain
-from workqueued.pool import MONITOR, Pool
+from workqueued.pool import MONITOR, NO_QUEUE, Pool
 from workqueued.rundir import claim, end_command, end_commands_left_behind, find_former
 from workqueued.scoreboard import Cell, Kind, QueueCell, Row, Scoreboard, ScoreboardError, State
 from workqueued.slots import Action, Child, Drain, Ending, HandBack, Kill, Release, Spawn
@@ -216,8 +216,7 @@ class Master:
         )
         if child is not None:
             self._tell_ending(ending, death, row, child)
-            self._bulletin.keep_counts(child.queue, row)
-        row.clear()
+        self._bulletin.retire(child.queue if child is not None else NO_QUEUE, row)
         if self._pool.verdict is not None and self._pool.stopping_since is None:
             self._exit_code = self._pool.verdict
             log.error("master.giving_up", exit_code=self._exit_code, reason="no queue can be served, see above")
@@ -228,7 +227,8 @@ class Master:
         if ending in (Ending.STOPPED, Ending.RECYCLED):
             log.debug("child.reaped", slot=child.slot, pid_died=death.pid, lived_s=lived)
         elif ending is Ending.DIED:
-            self._coroner.examine(death, row, child, self._config.queues.get(child.queue))
+            cause = self._coroner.examine(death, row, child, self._config.queues.get(child.queue))
+            self._bulletin.count_death(child.queue, cause)
             self._coroner.warn(child.queue, self._pool.fates[child.queue].crash_loop(time.monotonic()))
         elif ending is Ending.MISCONFIGURED and child.queue in self._pool.paused():
             self._tell_paused(child.queue, row.note)
@@ -261,6 +261,7 @@ class Master:
             configure(config.log.level, config.log.format, target=config.log.target)
             self._bulletin.lay_out(config)
         except (ConfigError, ScoreboardError) as error:
+            self._bulletin.count_rejected_reload()
             log.error("reload.rejected", error=str(error), hint="the old configuration goes on")
             return
         old, self._config = self._config, config

@@ -1,33 +1,43 @@
-"""The monitor: watches the depth of every queue.
+"""The monitor: watches every queue, tells the log and the scoreboard, and serves what it knows over HTTP.
 
 Runs in: monitor, one process per daemon.
 
 `queue.depth` is logged on the dot for every queue, busy or idle, broker or no broker. The broker may take a minute to
 answer, or for ever; so a thread asks and this loop tells: what was answered in time, or the last known figure with its
-age and the reason why there is no newer one.
+age and the reason why there is no newer one. The management API and the endpoint have threads of their own as well.
 """
 
+import dataclasses
 import os
 import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from workqueued.amqp.depth import Depth, DepthReader
+from workqueued.amqp.depth import DepthReader
 from workqueued.config import Config
 from workqueued.errors import WorkqueuedError
-from workqueued.flow import Flow, Meter
+from workqueued.facts import facts
+from workqueued.flow import Whole
 from workqueued.logs import identify, log
-from workqueued.scoreboard import LARGEST, Cell, Kind, QueueCell, Row, Scoreboard, State
+from workqueued.paths import changed
+from workqueued.proc import is_dead, resident_or_none
+from workqueued.scoreboard import Cell, Head, Kind, Row, Scoreboard, State
 from workqueued.signals import Inbox, send
+from workqueued.status import MASTER_PATIENCE, Status
+from workqueued.survey import Kernel, read, steady
+from workqueued.teller import Samples, Teller, consuming
+from workqueued.urls import Address
 
 #: How long a line waits for the answer to the question that was just asked, seconds.
 _PATIENCE = 1.0
 #: Longest time without a sign of life, seconds: an interval may be an hour.
 _LONGEST_NAP = 5.0
+#: A loop that is silent for so long hangs, seconds: it naps, then waits for an answer.
+_LONGEST_SILENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,48 +52,102 @@ class Post:
     lifeline: int
 
 
-@dataclass(slots=True)
-class Sample:
-    """The last known depths: written by the asking thread, read by the telling loop, one whole value at a time."""
-
-    depths: Mapping[str, Depth] = field(default_factory=dict)
-    taken_at: float | None = None
-    trouble: str | None = "not asked yet"
-
-
 def run(post: Post) -> int:
-    """Log depths until told to stop; returns the exit code: 0, or 75 when orphaned."""
+    """Log depths and serve them until told to stop; returns the exit code: 0, or 75 when orphaned."""
     inbox = Inbox()
     inbox.install()
     identify("monitor", slot="monitor", generation=post.generation)
     asker = _Asker(post)
     asker.start()
-    post.row.words[Cell.STATE] = State.IDLE
-    post.row.words[Cell.PROVEN] = 1
+    post.row.words[Cell.PROVEN] = 1  # its state stays `starting` until the broker was asked
     send(os.getppid(), signal.SIGUSR2)
-    return _tell(post, asker, inbox)
+    if post.config.monitor.listen is not None:
+        _open_endpoint(post, post.config.monitor.listen)
+    return _loop(post, asker, inbox)
 
 
-def _tell(post: Post, asker: "_Asker", inbox: Inbox) -> int:
+def _loop(post: Post, asker: "_Asker", inbox: Inbox) -> int:
     poll = select.poll()
     poll.register(inbox, select.POLLIN)
     poll.register(post.lifeline, select.POLLIN | select.POLLHUP)
-    meters = {queue: Meter() for queue in post.config.queues}
+    alerts, rows = post.config.monitor.alerts, post.queue_rows
+    tellers = {name: Teller(name, queue, alerts, rows[name]) for name, queue in post.config.queues.items()}
+    answers = _ask_management(post)
     interval = post.config.monitor.interval
     patience = min(_PATIENCE, interval / 2)
     due = time.monotonic() + min(_PATIENCE, interval)
     code = _wait(poll, inbox, post, due)  # the workers declare the queues meanwhile
     while code is None:
         # The question goes out first, so that the answer is fresh when the line is due.
+        before = consuming([*post.board.rows(Kind.WORKER)])
         asker.ask(within=patience)
-        for queue in post.config.queues:
-            _log_depth(queue, post, asker.sample, meters[queue])
+        _tell(post, asker.samples, tellers, answers(), before)
         due += interval
         if due < time.monotonic():  # suspended, or starved: no burst of lines to catch up
             due = time.monotonic() + interval
         code = _wait(poll, inbox, post, due)
     log.info("monitor.stopped")
     return code
+
+
+def _tell(
+    post: Post,
+    samples: Samples,
+    tellers: Mapping[str, Teller],
+    answers: Mapping[str, Whole],
+    before: frozenset[int],
+) -> None:
+    workers = [*post.board.rows(Kind.WORKER)]
+    sure = before & consuming(workers)
+    crews: dict[str, list[Row]] = {}
+    for row in workers:
+        crews.setdefault((row.name or "").rpartition("/")[0], []).append(row)
+    answered = samples.trouble is None
+    post.row.words[Cell.STATE] = State.IDLE if answered else State.CONNECTING
+    post.row.words[Cell.DELAYED] = 0 if not answered or samples.delayed is None else samples.delayed + 1
+    for queue, teller in tellers.items():
+        teller.tell(samples, answers.get(queue), crews.get(queue, []), sure)
+
+
+def _ask_management(post: Post) -> Callable[[], Mapping[str, Whole]]:
+    """Begin to ask the management API, if there is one; returns what gives its last answers."""
+    url = post.config.broker.management_url
+    if url is None:
+        return dict
+    from workqueued.management import Clerk, ManagementReader  # noqa: PLC0415 - most have none, and it costs memory
+
+    clerk = Clerk(ManagementReader(post.config.broker, url).read, post.config.queues, post.config.monitor.interval)
+    clerk.start()
+    return lambda: clerk.answers
+
+
+def _open_endpoint(post: Post, address: Address) -> None:
+    # Imported here, so that master and workers do not pay for them.
+    from workqueued import endpoint, metrics  # noqa: PLC0415
+
+    master = os.getppid()
+    kernel = Kernel(lambda pid: pid == master == os.getppid(), is_dead, resident_or_none)
+
+    def look() -> Status:
+        return steady(post.board, lambda: read(post.board, time.monotonic_ns(), kernel))
+
+    def tell(status: Status) -> Mapping[str, Any]:
+        return facts(status, time.time(), changed=changed(post.config.file, status.config_hash))
+
+    pages = endpoint.Pages(look, tell, lambda: _ailments(post), metrics.registry(post.board, kernel))
+    endpoint.serve(pages, address)
+
+
+def _ailments(post: Post) -> list[str]:
+    """Why the monitor or its master is not alive; for /healthz."""
+    now = time.monotonic_ns()
+    silent, master = (now - post.row.words[Cell.TICK]) / 1e9, (now - post.board[Head.TICK]) / 1e9
+    found = []
+    if silent > _LONGEST_SILENCE:
+        found.append(f"the monitor has shown no sign of life for {silent:.0f} s")
+    if master > MASTER_PATIENCE:
+        found.append(f"the master has shown no sign of life for {master:.0f} s")
+    return found
 
 
 def _wait(poll: Any, inbox: Inbox, post: Post, until: float) -> int | None:
@@ -98,65 +162,12 @@ def _wait(poll: Any, inbox: Inbox, post: Post, until: float) -> int | None:
     return None
 
 
-def _log_depth(queue: str, post: Post, sample: Sample, meter: Meter) -> None:
-    now = time.monotonic()
-    depth = sample.depths.get(queue)
-    mine = [row for row in post.board.rows(Kind.WORKER) if (row.name or "").rpartition("/")[0] == queue]
-    in_flight = sum(row.state in (State.BUSY, State.SETTLING) for row in mine)
-    facts: dict[str, Any] = {"queue": queue}
-    if sample.trouble is None and depth is not None:
-        facts |= {"ready": depth.ready, "unacked": None, "in_flight": in_flight}
-        facts |= {"consumers": depth.consumers, "dead": depth.dead, "workers": len(mine), "source": "passive"}
-        if depth.ready is None:
-            facts["reason"] = "the broker has no such queue"
-        log.info("queue.depth", **facts)
-        row, at = post.queue_rows[queue], sample.taken_at or now
-        _write_row(row, depth, meter.measure(at, depth.ready, _settled(row, mine)), at)
-        return
-    age = None if sample.taken_at is None else round(now - sample.taken_at, 1)
-    log.warning(
-        "queue.depth",
-        **facts,
-        ready=None,
-        unacked=None,
-        in_flight=in_flight,
-        workers=len(mine),
-        reason=sample.trouble,
-        last_ready=depth and depth.ready,
-        age_s=age,
-    )
-
-
-def _settled(row: Row, workers: Iterable[Row]) -> int:
-    """What this host settled of a queue so far: by workers that are gone, and by those that live."""
-    past = sum(row.words[cell] for cell in (QueueCell.PAST_DONE, QueueCell.PAST_RETRIED, QueueCell.PAST_DEAD))
-    return past + sum(worker.words[cell] for worker in workers for cell in (Cell.DONE, Cell.RETRIED, Cell.DEAD))
-
-
-def _write_row(row: Row, depth: Depth, flow: Flow, at: float) -> None:
-    """Into the scoreboard, for the master and for `wq-status`; counts are stored plus one."""
-    counts = {
-        QueueCell.READY: depth.ready,
-        QueueCell.CONSUMERS: depth.consumers,
-        QueueCell.DEAD: depth.dead,
-        QueueCell.IN_RATE: _in_thousandths(flow.in_rate),
-        QueueCell.OUT_RATE: _in_thousandths(flow.out_rate),
-    }
-    for cell, count in counts.items():
-        row.words[cell] = 0 if count is None else min(count + 1, LARGEST)
-    row.words[QueueCell.SAMPLED] = int(at * 1e9)
-
-
-def _in_thousandths(rate: float | None) -> int | None:
-    return None if rate is None else round(rate * 1000)
-
-
 class _Asker(threading.Thread):
     """Asks the broker whenever `ask` is called, in a thread, since it may hang."""
 
     def __init__(self, post: Post, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(name="asker", daemon=True)
-        self.sample = Sample()
+        self.samples = Samples()
         self._queues = list(post.config.queues)
         self._reader = DepthReader(post.config.broker, "workqueued monitor")
         self._idle = post.config.broker.rhythm / 3
@@ -165,12 +176,11 @@ class _Asker(threading.Thread):
         self._answer = threading.Event()
 
     def ask(self, within: float) -> None:
-        """Ask, and wait a little for the answer; `sample` then holds it, or says why there is none."""
+        """Ask, and wait a little for the answer; `samples` then holds it, or says why there is none."""
         self._answer.clear()
         self._question.set()
-        if not self._answer.wait(within) and self.sample.trouble is None:
-            last = self.sample
-            self.sample = Sample(last.depths, last.taken_at, "the broker has not answered yet")
+        if not self._answer.wait(within) and self.samples.trouble is None:
+            self.samples = dataclasses.replace(self.samples, trouble="the broker has not answered yet")
 
     def run(self) -> None:
         """Answer questions for ever; the thread is a daemon."""
@@ -181,9 +191,12 @@ class _Asker(threading.Thread):
                 continue
             self._question.clear()
             try:
-                self.sample = Sample(self._reader.read(self._queues), self._clock(), None)
+                depths = self._reader.read(self._queues)
+                self.samples = Samples(depths, self._clock(), None, self.samples.delayed)
+                self._answer.set()  # the levels may be slow without a quorum, and are of less interest
+                self.samples = dataclasses.replace(self.samples, delayed=self._reader.delayed())
             except Exception as error:  # noqa: BLE001 - a thread that ended would never answer again
                 if not isinstance(error, WorkqueuedError):
                     self._reader.close()
-                self.sample = Sample(self.sample.depths, self.sample.taken_at, str(error))
+                self.samples = dataclasses.replace(self.samples, trouble=str(error))
             self._answer.set()

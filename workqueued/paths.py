@@ -47,6 +47,14 @@ def short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:_DIGITS]
 
 
+def changed(file: Path, known: str | None) -> bool | None:
+    """Whether a configuration is another one than that with this short hash; None: nobody can tell."""
+    try:
+        return None if known is None else short_hash(file.read_bytes()) != known
+    except OSError:
+        return None
+
+
 def glean_run_directory(file: Path, content: str) -> Path | None:
     """The run directory that a configuration names in the plain way; None: it takes a reader of YAML to tell.
 

@@ -55,6 +55,14 @@ def resident_memory(pid: int | None = None) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def resident_or_none(pid: int) -> int | None:
+    """The same; None when there is no such process."""
+    try:
+        return resident_memory(pid)
+    except (OSError, IndexError):
+        return None
+
+
 def lock_holder(file: Path) -> int | None:
     """The pid of whoever holds an fcntl lock for writing on a file, without taking it; None: nobody.
 

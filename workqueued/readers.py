@@ -99,6 +99,20 @@ def integer(minimum: int, maximum: int, note: str = "") -> Reader:
     return read
 
 
+def or_none(read_one: Reader) -> Reader:
+    """A reader for what another one reads, or the word `none`, which is None."""
+
+    def read(walk: Walk, node: yaml.Node, path: str) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.value == "none":
+            return None
+        try:
+            return read_one(walk, node, path)
+        except Wrong as wrong:
+            raise Wrong(f"{wrong.expected}; or none", wrong.found) from wrong
+
+    return read
+
+
 def number(minimum: float, maximum: float) -> Reader:
     """A reader for a number in a range, with or without decimals."""
     expected = f"a number from {minimum:g} to {maximum:g}"

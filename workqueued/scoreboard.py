@@ -24,11 +24,11 @@ from workqueued.errors import WorkqueuedError
 #: File name inside the run directory.
 FILE_NAME = "scoreboard"
 #: "WQBOARD" and the version of the layout.
-_MAGIC = int.from_bytes(b"WQBOARD\x03", "big")
+_MAGIC = int.from_bytes(b"WQBOARD\x04", "big")
 _WORD = 8
 #: The largest number that a word holds; a damaged row may have it anywhere.
 LARGEST = 2**64 - 1
-_ROW_WORDS = 128
+_ROW_WORDS = 176
 _ROW_BYTES = _ROW_WORDS * _WORD
 #: Rows: two for each of at most 1000 workers (a rolling reload), one per queue, two for the monitor, some for evidence
 #: and for the last deaths.
@@ -36,9 +36,12 @@ CAPACITY = 3328
 #: A text area: sequence count, checksum and length in one word, then the bytes.
 _TEXT_WORDS = 34
 _TEXT_BYTES = (_TEXT_WORDS - 2) * _WORD
-_NAME_AT = 24
+_NAME_AT = 32
 _MESSAGE_AT = _NAME_AT + _TEXT_WORDS
 _NOTE_AT = _MESSAGE_AT + _TEXT_WORDS
+#: Words of `timings`, in the rows of workers and queues: from here to the end of the row.
+TIMINGS_AT = _NOTE_AT + _TEXT_WORDS
+TIMINGS_WORDS = _ROW_WORDS - TIMINGS_AT
 
 
 class Head(enum.IntEnum):
@@ -61,6 +64,12 @@ class Head(enum.IntEnum):
     INTERVAL = 8
     #: How long a child may show no sign of life outside of a task before the master kills it, ns.
     PATIENCE = 9
+    #: Reloads that were asked for and refused; those that were not are told by GENERATION.
+    RELOADS_REJECTED = 10
+    #: Monitors that died although nobody told them to.
+    MONITOR_DEATHS = 11
+    #: Odd while the master moves what a worker has counted into the row of its queue.
+    MOVES = 12
 
 
 class Kind(enum.IntEnum):
@@ -126,12 +135,18 @@ class Cell(enum.IntEnum):
     REDELIVERIES = 19
     #: Tells the lives of a message apart (see `Delivery.life`).
     LIFE = 20
+    #: How long the message that was taken last had waited, ms, plus one; 0: nobody knows.
+    WAITED = 22
+    #: Of the monitor: what waits in the delay levels of the whole vhost, plus one; 0: unknown.
+    DELAYED = 21
 
 
 class QueueCell(enum.IntEnum):
-    """Words of a queue's row, which two write: the monitor up to OUT_RATE, the master the rest.
+    """Words of a queue's row, which two write: the monitor up to ALERTS, the master the rest.
 
-    A count is stored plus one, so that 0 means unknown. SAMPLED is monotonic ns; rates are messages in 1000 seconds.
+    A sample's count is stored plus one, so that 0 means unknown. SAMPLED is monotonic ns; rates are messages in 1000
+    seconds. PAST_… are of workers that are gone; with what the rows of the living tell they are all since the master's
+    start.
     """
 
     KIND = 0
@@ -141,21 +156,29 @@ class QueueCell(enum.IntEnum):
     SAMPLED = 4
     #: Given out and not acknowledged, on all hosts; a passive declare does not tell.
     UNACKED = 5
-    #: Waiting in the delay levels; a passive declare does not tell either.
-    DELAYED = 6
-    #: What came in and what this host settled, between the last two samples.
-    IN_RATE = 7
-    OUT_RATE = 8
+    #: What came in and what went out: of the whole queue where the broker tells, else on this host (see `flow`).
+    IN_RATE = 6
+    OUT_RATE = 7
+    #: How many of our workers consume, and have not been counted by the broker for a while.
+    UNCOUNTED = 8
+    #: A bit for each alert that is active (see `alerts`).
+    ALERTS = 9
     #: The workers that the configuration asks for, plus one; 0: it has no such queue any more.
     WANTED = 16
     #: A `Pause`.
     PAUSED = 17
     #: 1: the broker refuses it; it is tried again each minute.
     REFUSED = 18
-    #: Settled by workers that are gone; with what the rows of the living tell it is all since the master's start.
     PAST_DONE = 19
     PAST_RETRIED = 20
     PAST_DEAD = 21
+    PAST_HANDED_BACK = 22
+    PAST_LOST = 23
+    #: Workers that died although nobody told them to, by what ended them.
+    DIED_OF_SIGNAL = 24
+    DIED_OF_EXIT = 25
+    DIED_OF_LIMIT = 26
+    DIED_OF_MEMORY = 27
 
 
 class Pause(enum.IntEnum):
@@ -166,16 +189,6 @@ class Pause(enum.IntEnum):
     CONFIGURED = 1
     #: Its command cannot be run.
     UNUSABLE = 2
-
-
-class CrashCell(enum.IntEnum):
-    """Words of a crash row, whose name is the message's key and whose note is the last cause. AT is monotonic ns."""
-
-    KIND = 0
-    COUNT = 1
-    AT = 2
-    #: How often the whole service ended with it in hand, which proves nothing.
-    LOST = 3
 
 
 class DeathCell(enum.IntEnum):
@@ -294,7 +307,7 @@ class Scoreboard:
             descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
             try:
                 os.fchmod(descriptor, 0o640)  # whatever the umask: our group is to see the status
-                # Allocated now (3.4 MB): on a disk that is full later, a store into a hole would be SIGBUS.
+                # Allocated now (4.7 MB): on a disk that is full later, a store into a hole would be SIGBUS.
                 os.posix_fallocate(descriptor, 0, size)
                 memory = mmap.mmap(descriptor, size)
             finally:

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from workqueued import timings
 from workqueued.amqp.consumer import Consumer
 from workqueued.amqp.copies import Copies
 from workqueued.delivery import CRASHES, Delivery
@@ -38,6 +39,8 @@ _CELLS = {
 }
 #: Outcomes that need a copy in a queue before the ack.
 _COPIED = (Outcome.RETRIED, Outcome.DEAD, Outcome.COUNTED)
+#: Outcomes after which a message is not given out again as it was.
+_TIMED = (Outcome.DONE, Outcome.RETRIED, Outcome.DEAD)
 
 
 class Ended(NamedTuple):
@@ -135,6 +138,8 @@ class Settler:
         cell = _CELLS.get(outcome)
         if cell is not None:
             self._row.words[cell] += 1
+        if outcome in _TIMED:
+            timings.note(self._row, ended.waited, ended.duration)
         if outcome is Outcome.DONE and not self._tells_done:
             return
         facts: dict[str, Any] = {

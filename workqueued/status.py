@@ -1,22 +1,24 @@
-"""Status: what the scoreboard says, as plain values, and the judgement over it.
+"""Status: how the service is, as plain values, and the judgement over it.
 
-Runs in: `wq-status`. Pure but for reading the board: clocks and the kernel's word on processes come in as arguments.
+Runs in: `wq-status`, monitor. Pure; `survey` makes the values from a scoreboard.
 The values are named tuples, as making dataclasses costs a command more than all that it does.
 """
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from workqueued.flow import Flow, eta
-from workqueued.scoreboard import Cell, DeathCell, Head, Kind, Pause, QueueCell, Row, Scoreboard, State
+from workqueued.flow import Flow
+from workqueued.scoreboard import Head, Scoreboard, State
 
 #: A sample that is older than so many intervals of the monitor is late.
 _LATE = 3
 #: … but not before so many seconds, as the broker may take its time to answer.
 _LATE_AT_LEAST = 3.0
 #: The master's loop turns at least every 30 s.
-_MASTER_PATIENCE = 90.0
+MASTER_PATIENCE = 90.0
+#: Why nobody serves a queue that its configuration pauses.
+PAUSED_BY_CONFIGURATION = "by the configuration"
 
 
 class Condition(enum.Enum):
@@ -46,7 +48,10 @@ class QueueStatus(NamedTuple):
         serving: slots that have a worker at work, or fit for it.
         in_work: messages in work on this host.
         paused: None, or why nobody serves it.
-        done, retried, dead_lettered: settled on this host since the master's start.
+        uncounted: workers that consume as far as they know, and not as far as the broker knows.
+        alerts: those that are active.
+        done, retried, dead_lettered, handed_back, lost: ended so on this host since the master's start.
+        died: its workers that nobody told to end, by cause, since the master's start.
         age_s: of the sample that ready, consumers, dead and the rates are from.
     """
 
@@ -60,14 +65,29 @@ class QueueStatus(NamedTuple):
     unacked: int | None
     consumers: int | None
     dead: int | None
-    delayed: int | None
     flow: Flow
     eta_s: float | None
     oldest_s: float | None
+    uncounted: int
+    alerts: tuple[str, ...]
     done: int
     retried: int
     dead_lettered: int
+    handed_back: int
+    lost: int
+    died: Mapping[str, int]
     age_s: float | None
+
+    @property
+    def state(self) -> str:
+        """How it is, in a word."""
+        if self.wanted is None:
+            return "removed"
+        if self.refused:
+            return "refused"
+        if self.paused:
+            return "paused"
+        return "degraded" if self.serving < self.wanted or self.uncounted else "running"
 
 
 class WorkerStatus(NamedTuple):
@@ -87,6 +107,8 @@ class WorkerStatus(NamedTuple):
     done: int
     retried: int
     dead: int
+    handed_back: int
+    lost: int
     rss_bytes: int | None
 
     @property
@@ -110,6 +132,9 @@ class Status(NamedTuple):
 
     Attributes:
         late_s: a sample that is older tells nothing any more.
+        delayed: messages that wait in the delay levels of the vhost.
+        broker_answers: whether the monitor's last question to the broker was answered; None: it has asked none.
+        reloads_rejected, monitor_deaths: since the master's start.
     """
 
     condition: Condition
@@ -126,20 +151,17 @@ class Status(NamedTuple):
     workers: tuple[WorkerStatus, ...] = ()
     deaths: tuple[DeathStatus, ...] = ()
     late_s: float = _LATE_AT_LEAST
+    delayed: int | None = None
+    broker_answers: bool | None = None
+    reloads_rejected: int = 0
+    monitor_deaths: int = 0
 
-
-class Kernel(NamedTuple):
-    """What is asked of the kernel.
-
-    Attributes:
-        master_lives: whether this pid is that of the run directory's master.
-        dead: whether a process is gone.
-        resident: bytes of its resident memory; None: unknown.
-    """
-
-    master_lives: Callable[[int], bool]
-    dead: Callable[[int], bool]
-    resident: Callable[[int], int | None]
+    @property
+    def ready(self) -> bool:
+        """Whether it does what the configuration asks for: a queue that is paused there is no fault."""
+        if self.condition is Condition.PAUSED:
+            return all(queue.paused in (None, PAUSED_BY_CONFIGURATION) for queue in self.queues)
+        return self.condition is Condition.RUNNING
 
 
 def down(reason: str) -> Status:
@@ -147,45 +169,8 @@ def down(reason: str) -> Status:
     return Status(Condition.DOWN, (reason,))
 
 
-def read(board: Scoreboard, now: int, kernel: Kernel) -> Status:
-    """What a board says at the moment `now`, monotonic ns."""
-    workers = [_worker(row, now, kernel) for row in board.rows(Kind.WORKER)]
-    workers = sorted((one for one in workers if one.pid), key=_by_slot)
-    monitors = [_worker(row, now, kernel) for row in board.rows(Kind.MONITOR)]
-    monitor = max((one for one in monitors if one.pid), key=lambda one: one.generation, default=None)
-    crews: dict[str, list[WorkerStatus]] = {}
-    for worker in workers:
-        crews.setdefault(worker.queue, []).append(worker)
-    queues = [_queue(row, now, crews) for row in board.rows(Kind.QUEUE)]
-    # One that was taken out of the configuration is of interest until its workers are gone.
-    shown = [one for one in queues if one.wanted is not None or one.name in crews]
-    master = board[Head.MASTER_PID]
-    lives = kernel.master_lives(master)
-    reasons = [_epitaph(board, master)]
-    if lives:
-        # In a drain all of it goes, as it is meant to.
-        reasons = [] if board[Head.DRAINING] else _complaints(board, now, shown, crews, monitor)
-    paused = [f"{one.name}: paused, {one.paused}" for one in shown if one.paused and lives]
-    deaths = [_death(row) for row in board.rows(Kind.DEATH) if row.words[DeathCell.AT]]
-    return Status(
-        condition=_judge(board, lives=lives, complaints=reasons, queues=shown),
-        reasons=tuple(reasons + paused),
-        since=board[Head.EPOCH] / 1e9,
-        uptime_s=max(0.0, (now - board[Head.STARTED]) / 1e9),
-        version=board.head.message_id,
-        config=board.head.name,
-        config_hash=board.head.note or None,
-        generation=board[Head.GENERATION],
-        master=master,
-        monitor=monitor,
-        queues=tuple(sorted(shown, key=lambda one: one.name)),
-        workers=tuple(workers),
-        deaths=tuple(sorted(deaths, key=lambda one: -one.at)),
-        late_s=_late(board),
-    )
-
-
-def _judge(board: Scoreboard, *, lives: bool, complaints: list[str], queues: list[QueueStatus]) -> Condition:
+def judge(board: Scoreboard, *, lives: bool, complaints: list[str], queues: list[QueueStatus]) -> Condition:
+    """How the whole is, in one word."""
     if not lives:
         return Condition.DOWN
     if board[Head.DRAINING]:
@@ -195,7 +180,8 @@ def _judge(board: Scoreboard, *, lives: bool, complaints: list[str], queues: lis
     return Condition.PAUSED if any(queue.paused for queue in queues) else Condition.RUNNING
 
 
-def _epitaph(board: Scoreboard, master: int) -> str:
+def epitaph(board: Scoreboard, master: int) -> str:
+    """Why there is no master."""
     if board[Head.DRAINING]:
         return f"the master (pid {master}) has stopped, as it was told"
     return f"the master (pid {master}) is gone, and nobody told it to stop"
@@ -204,16 +190,17 @@ def _epitaph(board: Scoreboard, master: int) -> str:
 # --- what is wrong ---------------------------------------------------------------------------------------------------
 
 
-def _complaints(
+def complaints(
     board: Scoreboard,
     now: int,
     queues: Iterable[QueueStatus],
     crews: Mapping[str, list[WorkerStatus]],
     monitor: WorkerStatus | None,
 ) -> list[str]:
+    """What is not as it is meant to be."""
     found = []
     silent = (now - board[Head.TICK]) / 1e9
-    if silent > _MASTER_PATIENCE:
+    if silent > MASTER_PATIENCE:
         found.append(f"the master has shown no sign of life for {silent:.0f} s")
     if monitor is None or not monitor.alive:
         found.append("there is no monitor")
@@ -221,7 +208,7 @@ def _complaints(
     uptime = (now - board[Head.STARTED]) / 1e9
     for queue in queues:
         mine = crews.get(queue.name, [])
-        found += _complaints_of_queue(queue, mine, _late(board), uptime)
+        found += _complaints_of_queue(queue, mine, late(board), uptime)
         for worker in mine:
             idle = worker.alive and worker.ready and worker.state != State.BUSY.word
             if idle and worker.tick_s > patience:
@@ -243,9 +230,12 @@ def _complaints_of_queue(
             yield f"{queue.name}: the monitor has no sample"
     elif queue.age_s > late:
         yield f"{queue.name}: the monitor's sample is {queue.age_s:.0f} s old"
+    elif queue.uncounted:
+        yield f"{queue.name}: the broker does not count {_count(queue.uncounted, 'worker')} among its consumers"
 
 
-def _late(board: Scoreboard) -> float:
+def late(board: Scoreboard) -> float:
+    """A sample that is older than so many seconds is late."""
     return max(_LATE * board[Head.INTERVAL] / 1e9, _LATE_AT_LEAST)
 
 
@@ -261,86 +251,3 @@ def _missing(queue: QueueStatus, workers: list[WorkerStatus]) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
-def _worker(row: Row, now: int, kernel: Kernel) -> WorkerStatus:
-    words = row.words
-    pid, taken, slot = words[Cell.PID], words[Cell.TASK_STARTED], row.name or "?"
-    alive = bool(pid) and not kernel.dead(pid)
-    return WorkerStatus(
-        slot=slot,
-        queue=slot.rpartition("/")[0],
-        state=row.state.word if alive else "dead",
-        pid=pid,
-        alive=alive,
-        ready=bool(words[Cell.PROVEN]),
-        generation=words[Cell.GENERATION],
-        uptime_s=_since(words[Cell.STARTED], now),
-        tick_s=_since(words[Cell.TICK], now),
-        message_id=(row.message_id or None) if taken else None,
-        busy_s=_since(taken, now) if taken else None,
-        done=words[Cell.DONE],
-        retried=words[Cell.RETRIED],
-        dead=words[Cell.DEAD],
-        rss_bytes=kernel.resident(pid) if alive else None,
-    )
-
-
-def _queue(row: Row, now: int, crews: Mapping[str, list[WorkerStatus]]) -> QueueStatus:
-    words, name = row.words, row.name or "?"
-    mine = crews.get(name, [])
-    ready = _known(words[QueueCell.READY])
-    flow = Flow(_rate(words[QueueCell.IN_RATE]), _rate(words[QueueCell.OUT_RATE]))
-    ages = [worker.busy_s for worker in mine if worker.alive and worker.busy_s is not None]
-    return QueueStatus(
-        name=name,
-        wanted=_known(words[QueueCell.WANTED]),
-        serving=len({worker.slot for worker in mine if worker.serving}),
-        in_work=len(ages),
-        paused=_pause(words[QueueCell.PAUSED]),
-        refused=bool(words[QueueCell.REFUSED]),
-        ready=ready,
-        unacked=_known(words[QueueCell.UNACKED]),
-        consumers=_known(words[QueueCell.CONSUMERS]),
-        dead=_known(words[QueueCell.DEAD]),
-        delayed=_known(words[QueueCell.DELAYED]),
-        flow=flow,
-        eta_s=eta(ready, flow),
-        oldest_s=max(ages, default=None),
-        done=words[QueueCell.PAST_DONE] + sum(worker.done for worker in mine),
-        retried=words[QueueCell.PAST_RETRIED] + sum(worker.retried for worker in mine),
-        dead_lettered=words[QueueCell.PAST_DEAD] + sum(worker.dead for worker in mine),
-        age_s=_since(words[QueueCell.SAMPLED], now) if words[QueueCell.SAMPLED] else None,
-    )
-
-
-def _death(row: Row) -> DeathStatus:
-    words = row.words
-    return DeathStatus(
-        words[DeathCell.AT] / 1e9, row.name or "?", words[DeathCell.PID], row.note or "?", row.message_id or None
-    )
-
-
-def _pause(value: int) -> str | None:
-    words: dict[int, str] = {Pause.CONFIGURED: "by the configuration", Pause.UNUSABLE: "its command cannot be run"}
-    return words.get(value)
-
-
-def _known(stored: int) -> int | None:
-    return stored - 1 if stored else None
-
-
-def _rate(stored: int) -> float | None:
-    return (stored - 1) / 1000 if stored else None
-
-
-def _since(moment: int, now: int) -> float:
-    return max(0.0, (now - moment) / 1e9)
-
-
-def _by_slot(worker: WorkerStatus) -> tuple[str, int, int]:
-    number = worker.slot.rpartition("/")[2]
-    return worker.queue, int(number) if number.isdecimal() else 0, worker.generation

@@ -174,7 +174,9 @@ class Worker:
         except ConsumerCancelledError as error:
             log.warning("consumer.cancelled", error=str(error))
         except OverlookedError as error:
-            log.warning("consumer.overlooked", ready=error.ready, idle_s=round(error.idle_s, 1))
+            log.warning(
+                "consumer.overlooked", ready=error.ready, idle_s=round(error.idle_s, 1), uncounted=error.uncounted
+            )
         except QueueRefusedError:
             raise  # it is a RefusedError as well, and the only one that ends the worker
         except RefusedError as error:
@@ -219,18 +221,19 @@ class Worker:
         self._enter(State.DRAINING)
 
     def _look_around(self) -> None:
-        """Raises OverlookedError when messages are ready, and the broker gives us none."""
+        """Raises OverlookedError when messages are ready and the broker gives us none, or does not know of us."""
         if self._sample is not None:
             ready = self._sample.words[QueueCell.READY] - 1
             sampled_at = self._sample.words[QueueCell.SAMPLED] / 1e9
-            self._lookout.check(self._row.words[Cell.DELIVERED], ready, sampled_at)
+            uncounted = self._sample.words[QueueCell.UNCOUNTED]
+            self._lookout.check(self._row.words[Cell.DELIVERED], ready, sampled_at, uncounted)
 
     # --- one message ------------------------------------------------------------------------------------------------
 
     def _work(self, consumer: Consumer, delivery: Delivery) -> None:
         now = time.time()
         waited = delivery.waited_ms(now)
-        started = self._take(delivery)
+        started = self._take(delivery, waited)
         proof = None
         if delivery.redelivered:
             proof = self._evidence.look(self._place.queue_name, delivery.identity, delivery.life)
@@ -255,7 +258,7 @@ class Worker:
             self._row.words[Cell.TASK_STARTED] = 0
             self._enter(State.IDLE)
 
-    def _take(self, delivery: Delivery) -> int:
+    def _take(self, delivery: Delivery, waited: int | None) -> int:
         """Write down what we hold before anything else happens to it; returns monotonic ns."""
         row = self._row
         started = time.monotonic_ns()
@@ -264,6 +267,7 @@ class Worker:
         row.words[Cell.LIFE] = delivery.life
         row.words[Cell.CRASHES] = delivery.crashes
         row.words[Cell.REDELIVERIES] = delivery.count(REDELIVERIES)
+        row.words[Cell.WAITED] = 0 if waited is None else waited + 1
         row.words[Cell.TASK_STARTED] = started
         row.words[Cell.DELIVERED] += 1
         return started

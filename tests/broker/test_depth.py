@@ -11,6 +11,7 @@ from workqueued.broker_settings import Broker
 from workqueued.errors import ConnectionLostError, RefusedError
 from workqueued.node import Node
 from workqueued.queue_settings import Queue
+from workqueued.sender import Sender
 
 CLASSIC = Queue(handler="a:b", type="classic")
 
@@ -88,3 +89,14 @@ def test_no_broker_and_no_access_are_told_apart(vhost: Vhost) -> None:
             with pytest.raises(error):
                 reader.read(["q"])
         reader.close()
+
+
+def test_delayed_messages_are_counted_in_all_levels(reader: DepthReader, broker: Broker, vhost: Vhost) -> None:
+    """Whoever declared none has none; above the highest that there is there are none."""
+    assert reader.delayed() == 0
+    with Sender(url=vhost.url) as sender:
+        Consumer(broker, "q", CLASSIC, "test").close()
+        for delay in ("1h", "2h", "10s"):
+            sender.send("x", queue="q", delay=delay)
+    eventually(lambda: reader.delayed() == 3)
+    assert reader.read(["q"]) == {"q": Depth(ready=0, consumers=0, dead=0)}

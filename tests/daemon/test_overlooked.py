@@ -1,10 +1,11 @@
 """A worker that believes it consumes, and is given nothing, is found, and consumes again."""
 
+import json
 import struct
 from collections.abc import Callable
 from typing import Any
 
-from harness import Daemon, Vhost, eventually
+from harness import Daemon, Vhost, eventually, run_cli
 from relay import Relay
 
 Daemons = Callable[..., Daemon]
@@ -13,12 +14,14 @@ Daemons = Callable[..., Daemon]
 _FRAME = struct.Struct(">BHI")
 _METHOD = 1
 _DELIVER = struct.pack(">HH", 60, 60)
+_CANCEL = struct.pack(">HH", 60, 30)
 
 
 class Swallower:
-    """What the broker says on one connection, which may lose deliveries; all else, heartbeats too, goes on."""
+    """What the broker says on one connection, which may lose one method; all else, heartbeats too, goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, method: bytes = _DELIVER) -> None:
+        self._method = method
         self.hungry = False
         self.swallowed = 0
         self._rest = b""
@@ -39,7 +42,7 @@ class Swallower:
 
     def _loses(self, kind: int, frame: bytes) -> bool:
         if kind == _METHOD:  # header and body follow their method; heartbeats come on a channel of their own, type 8
-            self._losing = self.hungry and frame[_FRAME.size :].startswith(_DELIVER)
+            self._losing = self.hungry and frame[_FRAME.size :].startswith(self._method)
             self.swallowed += self._losing
         return self._losing and kind in (1, 2, 3)
 
@@ -89,3 +92,41 @@ def test_a_standby_consumer_is_not_disturbed_for_long(daemon: Daemons, vhost: Vh
         assert first["pid"] == second["pid"]
         assert second["idle_s"] >= 2 * 5
         eventually(lambda: len(running.done()) == 2, within=20)
+
+
+def test_a_worker_that_the_broker_does_not_count_is_told_and_consumes_anew(daemon: Daemons, vhost: Vhost) -> None:
+    """The queue was deleted and made again, and the word of that never came: nothing is ready, and all looks alive."""
+    swallowers: list[Swallower] = []
+
+    def watch() -> Swallower:
+        swallowers.append(Swallower(_CANCEL))
+        return swallowers[-1]
+
+    with Relay(vhost.port, from_broker=watch) as relay:
+        url = vhost.url.replace(str(vhost.port), str(relay.port))
+        with daemon(queue(2), broker={"url": url, "heartbeat": "20s"}) as running:
+            running.consuming(2)
+            running.await_event("queue.depth", consumers=2)
+            for swallower in swallowers:
+                swallower.hungry = True
+            with vhost.channel() as channel:
+                channel.queue_delete("task_queue")
+                # Made again at once, RabbitMQ 3.10 counts the old consumers as the new queue's.
+                running.await_event("queue.depth", reason="the broker has no such queue")
+                channel.queue_declare("task_queue", durable=True, arguments={"x-queue-type": "quorum"})
+            running.await_event("queue.depth", consumers=0)
+            reason = "task_queue: the broker does not count 2 workers among its consumers"
+
+            def told() -> bool:
+                seen = json.loads(run_cli("status", "--config", str(running.file), "--json").stdout)
+                return seen["reasons"] == [reason] and (seen["state"], seen["ready"]) == ("degraded", False)
+
+            eventually(told, within=15)
+            overlooked = running.await_event("consumer.overlooked", 2, within=30)
+            assert (overlooked["uncounted"], overlooked["ready"]) == (2, 0)
+            running.consuming(4)
+            vhost.publish("task_queue", "0 after")
+            running.await_event("delivery.settled")
+            seen = run_cli("status", "--config", str(running.file), "--json")
+            eventually(lambda: run_cli("status", "--config", str(running.file)).returncode == 0, what=seen.stdout)
+            assert sum(swallower.swallowed for swallower in swallowers) == 2

@@ -171,7 +171,7 @@ SPEC = "the module and the callable in it are joined by a colon"
         (LEAST + "broker:\n  hartbeat: 5s\n", "5: broker.hartbeat: unknown key; did you mean 'heartbeat'?"),
         (LEAST + "    worker: 4\n", f"{IN_QUEUE}worker: unknown key; did you mean 'workers'?"),
         (LEAST + "log:\n  colour: 1\n", "5: log.colour: unknown key; known here: level, format, settled, target"),
-        (LEAST + "monitor: {5: 6}\n", "4: monitor.5: unknown key; known here: interval"),
+        (LEAST + "monitor: {5: 6}\n", "4: monitor.5: unknown key; known here: interval, listen, alerts"),
         # sections
         ("broker: {}\n", "1: queues: missing; expected at least one queue with a handler"),
         ("queues:\n", "1: queues: found nothing, expected a mapping (key: value)"),
@@ -527,9 +527,14 @@ def test_the_defaults_are_what_the_documents_say(tmp_path: Path) -> None:
             "heartbeat": "30s",
             "connect_timeout": "10s",
             "hot_path": True,
+            "management_url": None,
         },
         "drain_timeout": "30s",
-        "monitor": {"interval": "10s"},
+        "monitor": {
+            "interval": "10s",
+            "listen": "127.0.0.1:15700",
+            "alerts": {"eta": "1800s", "ready": "none", "after": "300s", "unconsumed": "60s", "dead": 10},
+        },
         "log": {"level": "info", "format": "auto", "settled": "info", "target": "auto"},
         "run_directory": "/run/workqueued",
         "pythonpath": [],
@@ -627,7 +632,7 @@ def _commented_out() -> list[str]:
 
 
 def test_every_commented_out_default_of_the_sample_is_the_default() -> None:
-    """Except for the two that have no default to show: a password file's name and a folder."""
+    """Except for those that have no default to show: a password file's name, a URL and a folder."""
     text = SAMPLE.read_text()
     keys = [line.partition(":")[0] for line in _commented_out()]
     assert len(keys) >= 9
@@ -635,7 +640,7 @@ def test_every_commented_out_default_of_the_sample_is_the_default() -> None:
     default = as_plain(read_config(SAMPLE))
     for line in _commented_out():
         key = line.partition(":")[0]
-        if key in ("password_file", "pythonpath"):
+        if key in ("password_file", "management_url", "pythonpath"):
             continue
         active = text.replace(f"# {line}", line)
         assert active != text

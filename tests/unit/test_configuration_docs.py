@@ -7,7 +7,7 @@ from typing import Any
 
 from workqueued.broker_settings import Broker, Tls
 from workqueued.config import Config
-from workqueued.monitor_settings import Log, Monitor
+from workqueued.monitor_settings import Alerts, Log, Monitor
 from workqueued.plain import as_plain
 from workqueued.queue_settings import Limits, Queue, Recycling, RetryPolicy
 
@@ -21,9 +21,10 @@ SECTIONS: dict[str, type[Any]] = {
     "queues.<name>.recycle.": Recycling,
     "queues.<name>.limits.": Limits,
     "monitor.": Monitor,
+    "monitor.alerts.": Alerts,
     "log.": Log,
 }
-NOT_LEAVES = ("broker", "tls", "queues", "monitor", "log", "retry", "recycle", "limits")
+NOT_LEAVES = ("broker", "tls", "queues", "monitor", "log", "retry", "recycle", "limits", "alerts")
 
 
 def documented() -> dict[str, str]:

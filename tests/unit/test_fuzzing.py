@@ -30,12 +30,12 @@ from workqueued.cli import bulk, daemon, send
 from workqueued.config import Config, read_config
 from workqueued.delivery import Delivery
 from workqueued.errors import ConfigError, DataError, UsageError
-from workqueued.evidence import Evidence
+from workqueued.evidence import CrashCell, Evidence
 from workqueued.letters import Letter
 from workqueued.outcome import DONE, Outcome, Proof
 from workqueued.queue_settings import Queue, RetryPolicy
 from workqueued.rundir import end_commands_left_behind, find_former
-from workqueued.scoreboard import CAPACITY, FILE_NAME, Cell, CrashCell, Kind, Scoreboard
+from workqueued.scoreboard import CAPACITY, FILE_NAME, Cell, Kind, Scoreboard
 from workqueued.sender import Sender
 from workqueued.urls import BrokerUrl
 
@@ -230,7 +230,8 @@ words = st.sampled_from((0, 1, 2, 3, 4, os.getpid(), 1 << 32, 2**63, 2**64 - 1))
 pokes = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 127), words), max_size=40)
 #: What a garbage cell means most in: these are poked on purpose.
 telling = st.lists(
-    st.tuples(st.integers(1, 12), st.sampled_from([*Cell, *CrashCell, 24, 25, 58, 59, 92, 93]), words), max_size=40
+    st.tuples(st.integers(1, 12), st.sampled_from([*Cell, *CrashCell, 32, 33, 66, 67, 100, 101, 134]), words),
+    max_size=40,
 )
 
 

@@ -126,12 +126,15 @@ def test_an_abstract_socket_is_spoken_to() -> None:
 
 def worker(slot: str, state: str = "idle", busy: float | None = None) -> WorkerStatus:
     """A worker that lives."""
-    return WorkerStatus(slot, slot.partition("/")[0], state, 1, True, True, 1, 5.0, 0.1, None, busy, 0, 0, 0, None)
+    queue = slot.partition("/")[0]
+    return WorkerStatus(slot, queue, state, 1, True, True, 1, 5.0, 0.1, None, busy, 0, 0, 0, 0, 0, None)
 
 
 def queue(**facts: Any) -> QueueStatus:
     """A queue of which all is known."""
-    known = QueueStatus("mail", 4, 4, 0, None, False, 130, None, 4, 0, None, Flow(), None, None, 0, 0, 0, 0.5)
+    known = QueueStatus(
+        "mail", 4, 4, 0, None, False, 130, None, 4, 0, Flow(), None, None, 0, (), 0, 0, 0, 0, 0, {}, 0.5
+    )
     return known._replace(**facts)
 
 

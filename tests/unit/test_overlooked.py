@@ -100,3 +100,14 @@ def test_patience_is_short_again_after_a_message() -> None:
     watch.deliveries += 1
     assert watch.look(1) is None
     assert watch.seconds_until_found() == PATIENCE + 1
+
+
+def test_a_worker_that_the_broker_may_not_know_of_connects_anew() -> None:
+    """Also at an empty queue: when two samples in a row say that the broker counts too few."""
+    watch = Watch()
+    watch.now += PATIENCE
+    watch.lookout.check(watch.deliveries, 0, watch.now, 1)
+    watch.now += 1
+    with pytest.raises(OverlookedError) as caught:
+        watch.lookout.check(watch.deliveries, -1, watch.now, 1)
+    assert (caught.value.ready, caught.value.uncounted) == (0, 1)

@@ -207,9 +207,9 @@ def test_a_truncated_board_is_told(tmp_path: Path, length: int) -> None:
     [
         (b"\0", 1, "is no scoreboard"),
         (b"\xff", 1, "is no scoreboard"),
-        (b"WQBOARD\x03"[::-1], 2, "is no scoreboard"),
-        (b"WQBOARD\x02"[::-1], 1, "is of another version; ask with the command of the workqueued that runs"),
-        (b"WQBOARD\x04"[::-1], 3, "is of another version; ask with the command of the workqueued that runs"),
+        (b"WQBOARD\x04"[::-1], 2, "is no scoreboard"),
+        (b"WQBOARD\x03"[::-1], 1, "is of another version; ask with the command of the workqueued that runs"),
+        (b"WQBOARD\x05"[::-1], 3, "is of another version; ask with the command of the workqueued that runs"),
     ],
 )
 def test_a_file_that_is_no_board_of_ours_is_told(tmp_path: Path, content: bytes, length: int, told: str) -> None:

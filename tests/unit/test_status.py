@@ -16,20 +16,36 @@ from workqueued.bulletin import Bulletin
 from workqueued.child import Death
 from workqueued.cli import status as command
 from workqueued.cli.backlog import Level, Thresholds, check, estimate
-from workqueued.cli.dashboard import BLOCKS, PLAIN_BLOCKS, SPARKS, History, Style, facts, lines, span, sparkline
+from workqueued.cli.dashboard import BLOCKS, PLAIN_BLOCKS, SPARKS, History, Style, lines, span, sparkline
 from workqueued.cli.screen import columns
 from workqueued.config import Config, read_config
 from workqueued.deaths import Coroner, LastDeaths
 from workqueued.errors import UsageError
 from workqueued.evidence import Evidence
-from workqueued.flow import Flow, Meter, eta
-from workqueued.monitor import _write_row
+from workqueued.facts import facts
+from workqueued.flow import Flow, Meter, Whole, eta
+from workqueued.monitor_settings import Alerts
 from workqueued.paths import RUN_DIRECTORY, glean_run_directory, short_hash
 from workqueued.pool import Pool
 from workqueued.proc import lock_holder
-from workqueued.scoreboard import LARGEST, Cell, DeathCell, Head, Kind, Pause, QueueCell, Row, Scoreboard, State
+from workqueued.scoreboard import (
+    LARGEST,
+    TIMINGS_AT,
+    TIMINGS_WORDS,
+    Cell,
+    DeathCell,
+    Head,
+    Kind,
+    Pause,
+    QueueCell,
+    Row,
+    Scoreboard,
+    State,
+)
 from workqueued.slots import Child
-from workqueued.status import Condition, Kernel, QueueStatus, Status, down, read
+from workqueued.status import Condition, QueueStatus, Status, down
+from workqueued.survey import Kernel, read
+from workqueued.teller import Samples, Teller
 
 SECOND = 10**9
 #: The moment of every look, monotonic ns; the board was made 1000 s before.
@@ -107,7 +123,7 @@ def test_a_healthy_board_is_running(world: World) -> None:
     assert (seen.version, seen.config_hash) == ("1.2.3", "0123456789ab")
     assert seen.config == "/etc/workqueued/workqueued.yaml"
     (queue,) = seen.queues
-    assert (queue.ready, queue.unacked, queue.consumers, queue.dead, queue.delayed) == (40, None, 2, 3, None)
+    assert (queue.ready, queue.unacked, queue.consumers, queue.dead, seen.delayed) == (40, None, 2, 3, None)
     assert (queue.flow, queue.eta_s) == (Flow(1.5, 3.5), 20.0)
     assert (queue.wanted, queue.serving, queue.in_work, queue.oldest_s, queue.age_s) == (2, 2, 1, 7.0, 2.0)
     assert queue.done == 105
@@ -314,9 +330,9 @@ def test_what_workers_that_are_gone_have_settled_goes_on_to_count(tmp_path: Path
     for number in range(2):
         worker = board.claim(Kind.WORKER, f"mail/{number}")
         worker.words[Cell.DONE], worker.words[Cell.RETRIED], worker.words[Cell.DEAD] = 5, 2, 1
-        bulletin.keep_counts("mail", worker)
-        worker.clear()
-    bulletin.keep_counts("", board.claim(Kind.MONITOR, "monitor"))
+        bulletin.retire("mail", worker)
+    bulletin.retire("", board.claim(Kind.MONITOR, "monitor"))
+    assert list(board.rows(Kind.WORKER, Kind.MONITOR)) == []
     words = bulletin.rows["mail"].words
     assert [words[cell] for cell in (QueueCell.PAST_DONE, QueueCell.PAST_RETRIED, QueueCell.PAST_DEAD)] == [10, 4, 2]
 
@@ -328,10 +344,15 @@ def test_the_counts_of_a_damaged_row_do_not_take_the_master_along(tmp_path: Path
     bulletin.lay_out(config)
     worker = board.claim(Kind.WORKER, "mail/0")
     for _ in range(2):
+        for word in range(TIMINGS_AT, TIMINGS_AT + TIMINGS_WORDS):
+            worker.words[word] = LARGEST
         worker.words[Cell.DONE] = LARGEST
-        bulletin.keep_counts("mail", worker)
+        bulletin.retire("mail", worker)
     assert bulletin.rows["mail"].words[QueueCell.PAST_DONE] == LARGEST
-    _write_row(bulletin.rows["mail"], Depth(1, 1, None), Flow(0.0, 1e30), 5.0)
+    teller = Teller("mail", config.queues["mail"], Alerts(), bulletin.rows["mail"])
+    whole = Whole(2**70, Flow(0.0, 1e30))
+    teller.tell(Samples({"mail": Depth(1, 1, None)}, 5.0, None), whole, [], frozenset())
+    assert bulletin.rows["mail"].words[QueueCell.UNACKED] == LARGEST
     assert bulletin.rows["mail"].words[QueueCell.OUT_RATE] == LARGEST
 
 
@@ -444,12 +465,19 @@ def test_the_table_has_a_line_for_everything(world: World) -> None:
     assert shown[10].split()[2:] == ["mail/0", "9", "SIGKILL", "m-0"]
 
 
-def test_delayed_messages_have_a_column_where_they_are_known(world: World) -> None:
-    """A passive declare does not tell."""
-    world.queue.words[QueueCell.DELAYED] = 8
-    shown = lines(world.look(), Style())
-    assert shown[2].split()[8:10] == ["DEAD", "DELAYED"]
-    assert shown[3].split()[9] == "7"
+@pytest.mark.parametrize(
+    ("delayed", "words"),
+    [
+        (7, "7 delayed messages wait for their time, in all queues of the vhost"),
+        (1, "1 delayed message waits for its time, in all queues of the vhost"),
+    ],
+)
+def test_delayed_messages_are_told_of_all_queues_together(world: World, delayed: int, words: str) -> None:
+    """They wait in levels that all queues share, so nobody can tell whose they are."""
+    world.monitor.words[Cell.DELAYED] = delayed + 1
+    assert lines(world.look(), Style())[4] == words
+    world.monitor.words[Cell.DELAYED] = 1
+    assert words[2:15] not in "".join(lines(world.look(), Style()))
 
 
 @pytest.mark.parametrize("width", [200, 100, 80, 60, 40, 20])

@@ -14,6 +14,7 @@ from typing import Any
 
 from workqueued.amqp.connection import connect, translated
 from workqueued.broker_settings import Broker
+from workqueued.delays import HIGHEST, level
 from workqueued.errors import QueueRefusedError, WorkqueuedError
 from workqueued.queue_settings import DEAD_SUFFIX
 
@@ -46,12 +47,33 @@ class DepthReader:
             ConnectionLostError, RefusedError: no answer; the next call connects anew.
         """
         try:
-            if self._connection is None:
-                self._connection = connect(self._broker, self._name)
+            self._connect()
             return {queue: self._read_one(queue) for queue in queues}
         except WorkqueuedError:
             self.close()
             raise
+
+    def delayed(self) -> int:
+        """How many messages wait in the delay levels of the vhost.
+
+        They are declared from the bottom up, so above one that is not there are none. Errors as for `read`.
+        """
+        total = 0
+        try:
+            self._connect()
+            for number in range(HIGHEST + 1):
+                found = self._count(level(number))
+                if found is None:
+                    break
+                total += found[0]
+        except WorkqueuedError:
+            self.close()
+            raise
+        return total
+
+    def _connect(self) -> None:
+        if self._connection is None:
+            self._connection = connect(self._broker, self._name)
 
     def _read_one(self, queue: str) -> Depth:
         work, dead = self._count(queue), self._count(queue + DEAD_SUFFIX)

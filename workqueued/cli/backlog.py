@@ -4,13 +4,12 @@ By the Monitoring Plugins Development Guidelines: four exit codes, and performan
 """
 
 import enum
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from workqueued.cli.dashboard import span
 from workqueued.cli.screen import visible
-from workqueued.flow import Flow
+from workqueued.flow import Flow, at_least
 from workqueued.status import Condition, QueueStatus, Status
 
 #: What counts where no threshold was given, seconds.
@@ -68,21 +67,18 @@ def _check_one(queue: QueueStatus, limits: Thresholds, late: float) -> tuple[Lev
 
 
 def estimate(queue: QueueStatus) -> tuple[float | None, str]:
-    """Seconds until a queue is empty, at least, and that in words; None: nobody can tell.
-
-    A queue that does not get shorter has no ETA; what would come of it if nothing came in is what it takes at least.
-    """
-    flow = queue.flow
+    """Seconds until a queue is empty, at least, and that in words; None: nobody can tell."""
+    served = bool(queue.serving and queue.consumers)
     if queue.eta_s is not None:
         return queue.eta_s, f"eta {span(queue.eta_s)}"
-    if queue.ready is None or flow.out_rate is None:
+    least = at_least(queue.ready, queue.flow, served=served)
+    if least is None:
         return None, "eta unknown yet"
-    if flow.out_rate > 0:
-        least = queue.ready / flow.out_rate
+    if queue.flow.out_rate:
         return least, f"not getting shorter, eta more than {span(least)}"
-    if queue.serving and queue.consumers:
-        return 0.0, "eta unknown, as nothing was settled of late"  # long tasks, or it has only just come in
-    return math.inf, "nobody takes any"
+    if served:
+        return least, "eta unknown, as nothing was settled of late"  # long tasks, or it has only just come in
+    return least, "nobody takes any"
 
 
 def _grade(value: float, warn: float | None, crit: float | None) -> Level:

@@ -1,12 +1,12 @@
-"""Dashboard: a status as lines for people, and as facts for programs.
+"""Dashboard: a status as lines for people; `facts` has it for programs.
 
 Whatever a stranger chose (message ids) or a file says (names, paths) goes through `visible` before it is shown.
 """
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from workqueued import durations
 from workqueued.cli.screen import clip, columns, pad, visible
@@ -85,8 +85,15 @@ def lines(status: Status, style: Style, *, changed: bool | None = None, history:
     shown = [_header(status, style, changed=changed)]
     for reason in status.reasons:
         shown.append(_coloured(clip(f"  {visible(reason)}", style.width), status.condition, style))
+    for queue in status.queues:
+        for alert in queue.alerts:
+            line = f"  {visible(queue.name)}: alert, {alert.replace('_', ' ')}"
+            shown.append(_coloured(clip(line, style.width), Condition.DEGRADED, style))
     if status.queues:
         shown += ["", *_queues(status.queues, style, history)]
+    if status.delayed:
+        what = "message waits for its time" if status.delayed == 1 else "messages wait for their time"
+        shown.append(clip(f"{status.delayed} delayed {what}, in all queues of the vhost", style.width))
     if status.workers:
         shown += ["", *_table(_WORKER_TITLES, [_worker_cells(one) for one in status.workers], style, left=(0, 1, 4))]
     if status.deaths:
@@ -118,9 +125,8 @@ _WORKER_TITLES = ("SLOT", "STATE", "PID", "UPTIME", "MESSAGE", "AGE", "DONE", "R
 
 
 def _queues(queues: Sequence[QueueStatus], style: Style, history: History | None) -> list[str]:
-    delayed = any(queue.delayed is not None for queue in queues)
     titles = ["QUEUE", "READY", "UNACKED", "CONSUMERS", "IN/S", "OUT/S", "ETA", "OLDEST", "DEAD"]
-    titles += (["DELAYED"] if delayed else []) + ["WORKERS", "SAMPLED", "STATE"] + (["DEPTH"] if history else [])
+    titles += ["WORKERS", "SAMPLED", "STATE"] + (["DEPTH"] if history else [])
     rows = []
     for queue in queues:
         row = [
@@ -130,22 +136,11 @@ def _queues(queues: Sequence[QueueStatus], style: Style, history: History | None
             *map(span, (queue.eta_s, queue.oldest_s)),
             _number(queue.dead),
         ]
-        row += [_number(queue.delayed)] if delayed else []
         wanted = 0 if queue.wanted is None else queue.wanted
-        row += [f"{queue.serving}/{wanted}", span(queue.age_s), _queue_state(queue)]
+        row += [f"{queue.serving}/{wanted}", span(queue.age_s), queue.state]
         rows.append(row + ([history.line(queue.name, style.blocks)] if history else []))
     words = (0, len(titles) - 1, len(titles) - 2) if history else (0, len(titles) - 1)
     return _table(titles, rows, style, left=words)
-
-
-def _queue_state(queue: QueueStatus) -> str:
-    if queue.wanted is None:
-        return "removed"
-    if queue.refused:
-        return "refused"
-    if queue.paused:
-        return "paused"
-    return "running" if queue.serving >= queue.wanted else "degraded"
 
 
 def _worker_cells(worker: WorkerStatus) -> list[str]:
@@ -218,85 +213,3 @@ def span(seconds: float | None) -> str:
 
 def _local(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-
-
-# --- for programs ----------------------------------------------------------------------------------------------------
-
-
-def facts(status: Status, now: float, *, changed: bool | None = None) -> Mapping[str, Any]:
-    """All of it as plain data; docs/status.md tells what each key means. `now` is in seconds since the epoch."""
-    return {
-        "time": _utc(now),
-        "state": status.condition.value,
-        "reasons": list(status.reasons),
-        "since": None if status.since is None else _utc(status.since),
-        "uptime_s": _rounded(status.uptime_s),
-        "version": status.version,
-        "config": status.config,
-        "config_sha256": status.config_hash,
-        "config_changed": changed,
-        "generation": status.generation,
-        "master_pid": status.master,
-        "monitor": None if status.monitor is None else _child_facts(status.monitor),
-        "queues": [_queue_facts(queue) for queue in status.queues],
-        "workers": [_worker_facts(worker) for worker in status.workers],
-        "deaths": [
-            {"time": _utc(one.at), "slot": one.slot, "pid": one.pid, "cause": one.cause, "message_id": one.message_id}
-            for one in status.deaths
-        ],
-    }
-
-
-def _queue_facts(queue: QueueStatus) -> Mapping[str, Any]:
-    return {
-        "queue": queue.name,
-        "state": _queue_state(queue),
-        "paused": queue.paused,
-        "workers_wanted": queue.wanted,
-        "workers_serving": queue.serving,
-        "in_flight": queue.in_work,
-        "ready": queue.ready,
-        "unacked": queue.unacked,
-        "consumers": queue.consumers,
-        "in_per_s": queue.flow.in_rate,
-        "out_per_s": queue.flow.out_rate,
-        "eta_s": _rounded(queue.eta_s),
-        "oldest_s": _rounded(queue.oldest_s),
-        "dead": queue.dead,
-        "delayed": queue.delayed,
-        "sample_age_s": _rounded(queue.age_s),
-        "done_total": queue.done,
-        "retried_total": queue.retried,
-        "dead_total": queue.dead_lettered,
-    }
-
-
-def _child_facts(child: WorkerStatus) -> dict[str, Any]:
-    return {
-        "slot": child.slot,
-        "state": child.state,
-        "pid": child.pid,
-        "generation": child.generation,
-        "uptime_s": _rounded(child.uptime_s),
-        "tick_age_s": _rounded(child.tick_s),
-        "rss_bytes": child.rss_bytes,
-    }
-
-
-def _worker_facts(worker: WorkerStatus) -> Mapping[str, Any]:
-    return _child_facts(worker) | {
-        "queue": worker.queue,
-        "message_id": worker.message_id,
-        "busy_s": _rounded(worker.busy_s),
-        "done": worker.done,
-        "retried": worker.retried,
-        "dead": worker.dead,
-    }
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
-
-
-def _utc(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03}Z"

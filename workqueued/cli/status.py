@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from workqueued import __version__, status
 from workqueued.cli.arguments import Parser, seconds
-from workqueued.cli.dashboard import BLOCKS, PLAIN_BLOCKS, History, Style, facts, lines
+from workqueued.cli.dashboard import BLOCKS, PLAIN_BLOCKS, History, Style, lines
 from workqueued.cli.screen import ReaderGoneError, Screen, visible
 from workqueued.errors import ConfigError, UsageError, WorkqueuedError
-from workqueued.paths import GROUP, LOCK_FILE, SYSTEM_FILE, find_config, glean_run_directory, short_hash
-from workqueued.proc import is_dead, lock_holder, resident_memory
+from workqueued.paths import GROUP, LOCK_FILE, SYSTEM_FILE, changed, find_config, glean_run_directory
+from workqueued.proc import is_dead, lock_holder, resident_or_none
 from workqueued.scoreboard import Scoreboard, ScoreboardError
-from workqueued.status import Kernel, Status
+from workqueued.status import Status
+from workqueued.survey import Kernel, read, steady
 
 #: How often `--watch` draws, seconds.
 _INTERVAL = 2.0
@@ -121,29 +122,20 @@ class Board(NamedTuple):
             if isinstance(error.__cause__, FileNotFoundError):
                 return status.down(f"there is no scoreboard in {self.directory}: no master has run there")
             raise
-        return status.read(board, time.monotonic_ns(), Kernel(self._master_lives, is_dead, _resident))
+        kernel = Kernel(self._master_lives, is_dead, resident_or_none)
+        return steady(board, lambda: read(board, time.monotonic_ns(), kernel))
 
     def changed(self, seen: Status) -> bool | None:
         """Whether the configuration has changed since the master read it; None: it is not the one we know."""
-        if self.config is None or seen.config_hash is None or seen.config != str(self.config):
+        if self.config is None or seen.config != str(self.config):
             return None
-        try:
-            return short_hash(self.config.read_bytes()) != seen.config_hash
-        except OSError:
-            return None
+        return changed(self.config, seen.config_hash)
 
     def _master_lives(self, pid: int) -> bool:
         try:
             return lock_holder(self.directory / LOCK_FILE) == pid  # a pid alone comes again
         except OSError:
             return not is_dead(pid)
-
-
-def _resident(pid: int) -> int | None:
-    try:
-        return resident_memory(pid)
-    except (OSError, IndexError):
-        return None
 
 
 def _find(options: argparse.Namespace) -> Board:
@@ -182,6 +174,8 @@ def _lines(
 ) -> list[str]:
     if options.json:
         import json
+
+        from workqueued.facts import facts
 
         return [json.dumps(facts(seen, time.time(), changed=board.changed(seen)))]
     return lines(seen, style, changed=board.changed(seen), history=history)
