@@ -60,7 +60,7 @@ def exposed(file: Path, broker: Broker) -> Iterator[tuple[str, str]]:
     if broker.password_file is not None and _open_to_all(broker.password_file):
         yield _told(broker.password_file, "the broker's password")
     elif _open_to_all(file) and _has_password(file, broker):
-        yield _told(file, "a password in broker.url")
+        yield _told(file, "a password in broker.url or management_url")
     private = broker.tls and (broker.tls.key or broker.tls.cert)
     if private and _open_to_all(private):
         yield _told(private, "the private key of broker.tls")
@@ -85,5 +85,8 @@ def _has_password(file: Path, broker: Broker) -> bool:
         content = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
-    secrets = [url.password for url in broker.url if url.password not in (None, "", "guest")]
+    passwords = [url.password for url in broker.url]
+    if broker.management_url is not None:
+        passwords.append(broker.management_url.password)
+    secrets = [password for password in passwords if password not in (None, "", "guest")]
     return any(secret is not None and (secret in content or quote(secret, safe="") in content) for secret in secrets)

@@ -56,7 +56,7 @@ class ManagementReader:
     def __init__(self, broker: Broker, url: ManagementUrl) -> None:
         first = broker.url[0]
         user = first.user if url.user is None else url.user
-        password = first.password if url.password is None else url.password
+        password = first.secret if url.password is None else url.password
         self._user = user
         self._headers = {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
         self._base = f"{url.base}/api/queues/{quote(first.vhost, safe='')}"

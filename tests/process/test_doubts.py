@@ -30,7 +30,7 @@ def test_check_warns_of_a_password_that_all_can_read(doubtful: Daemon) -> None:
     """With the command that mends it; it would run all the same."""
     code, said = check(doubtful.file)
     assert (code, said.splitlines()[-1]) == (0, "ok")
-    assert f"warning        {doubtful.file} has a password in broker.url, and everybody on this host can" in said
+    assert f"warning        {doubtful.file} has a password in broker.url or management_url, and " in said
     assert f"               chgrp workqueued {doubtful.file} && chmod 640 {doubtful.file}\n" in said
     doubtful.file.chmod(0o640)
     assert "warning" not in check(doubtful.file)[1]

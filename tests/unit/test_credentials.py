@@ -82,7 +82,7 @@ def test_a_password_that_all_can_read_is_told_with_the_command_that_mends_it(loa
     """As it is written in the URL."""
     assert told(load("url: 'amqp://u:s3cret%40home@h'", 0o644), tmp_path) == [
         (
-            "workqueued.yaml has a password in broker.url, and everybody on this host can read it",
+            "workqueued.yaml has a password in broker.url or management_url, and everybody on this host can read it",
             "chgrp workqueued workqueued.yaml && chmod 640 workqueued.yaml",
         )
     ]
