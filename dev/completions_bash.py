@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from dev.completions import QUEUES, SYSTEM_FILE, Kind, Line, Value
 
-#: bash cuts a word at = and :, so --option=value is three words, and a queue a:b as well: they are joined again.
+#: The words are those of the line, not COMP_WORDS: bash cuts them at = and :, and a queue may be called a:b.
 _HEAD = """\
 # bash completion for {command}. Made by `make manual` from its parser; do not edit.
 
@@ -25,16 +25,20 @@ _{name}_reply() {{
 }}
 
 _{name}() {{
-    local typed=${{COMP_LINE:0:COMP_POINT}} cut= option= config= verb= word i
-    typed=${{typed##*[[:space:]]}}
+    local line=${{COMP_LINE:0:COMP_POINT}} typed cut= option= config= verb= word
+    local -a words
+    typed=${{line##*[[:space:]]}}
+    read -ra words <<<"${{line%"$typed"}}"
     COMPREPLY=()
-    for ((i = 1; i < COMP_CWORD; i++)); do
-        word=${{COMP_WORDS[i]}}
+    for word in "${{words[@]:1}}"; do
         [[ $word == -- ]] && return
-        if [[ $option == --config && $word != = ]]; then config=${{word/#\\~\\//$HOME/}}; fi
-        [[ $word == = ]] && continue
-        if [[ $option ]]; then option=; continue; fi
+        if [[ $option ]]; then
+            [[ $option == --config ]] && config=${{word/#\~\//$HOME/}}
+            option=
+            continue
+        fi
         case $word in
+            --config=*) config=${{word#*=}} ;;
 {values}
             -*) ;;
             *) verb=${{verb:-$word}} ;;
@@ -82,7 +86,7 @@ def _values(name: str, line: Line) -> Iterator[str]:
     yield "    case $option in"
     for flags, value in options.items():
         if value is not None:
-            yield f"        {' | '.join(flags)}) {_reply(name, value)}; return ;;"
+            yield f"        {' | '.join(flags)}) {_reply(name, value)}return ;;"
     yield "    esac"
 
 
@@ -100,10 +104,10 @@ def _line(name: str, line: Line, indent: str) -> Iterator[str]:
 def _reply(name: str, value: Value) -> str:
     if value.kind is Kind.WORDS:
         words = "\\n".join(value.words)
-        return f"_{name}_reply $'{words}'"
+        return f"_{name}_reply $'{words}'; "
     if value.kind is Kind.QUEUE:
-        return f'_{name}_reply "$(_{name}_queues "$config")"'
+        return f'_{name}_reply "$(_{name}_queues "$config")"; '
     if value.kind in (Kind.FILE, Kind.DIRECTORY):
         action = "-d" if value.kind is Kind.DIRECTORY else "-f"
-        return f'compopt -o filenames; mapfile -t COMPREPLY < <(compgen {action} -- "$typed")'
-    return ":"
+        return f'compopt -o filenames; mapfile -t COMPREPLY < <(compgen {action} -- "$typed"); '
+    return ""
