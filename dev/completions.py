@@ -70,9 +70,9 @@ class Line:
 
 def line_of(parser: argparse.ArgumentParser) -> Line:
     """The model of a parser."""
-    actions = [action for action in parser._actions if action.help != argparse.SUPPRESS]  # noqa: SLF001 - argparse has no other way to ask
-    groups = [group._group_actions for group in parser._mutually_exclusive_groups]  # noqa: SLF001
-    verbs = [action for action in actions if isinstance(action, argparse._SubParsersAction)]  # noqa: SLF001
+    actions = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    groups = [group._group_actions for group in parser._mutually_exclusive_groups]
+    verbs = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
     return Line(
         tuple(_option(action, groups) for action in actions if action.option_strings),
         tuple(_value(action) for action in actions if not action.option_strings and action not in verbs),
@@ -86,7 +86,7 @@ def _option(action: argparse.Action, groups: list[list[argparse.Action]]) -> Opt
         tuple(action.option_strings),
         _short((action.help or "") % vars(action)),
         None if action.nargs == 0 else _value(action),
-        isinstance(action, argparse._AppendAction),  # noqa: SLF001
+        isinstance(action, argparse._AppendAction),
         tuple(flag for flag in rivals if flag not in action.option_strings),
     )
 

@@ -33,7 +33,7 @@ _{name}() {{
     for word in "${{words[@]:1}}"; do
         [[ $word == -- ]] && return
         if [[ $option ]]; then
-            [[ $option == --config ]] && config=${{word/#\~\//$HOME/}}
+            [[ $option == --config ]] && config=${{word/#\\~\\//$HOME/}}
             option=
             continue
         fi

@@ -6,6 +6,7 @@ Runs in: `make manual`.
 import argparse
 import dataclasses
 import importlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ COMMANDS = {
     "wq-broker": "broker",
 }
 #: Options that nobody looks for.
-_LAST = (argparse._HelpAction, argparse._VersionAction)  # noqa: SLF001
+_LAST = (argparse._HelpAction, argparse._VersionAction)
+#: Groups that every parser has.
+_UNTITLED = ("positional arguments", "options")
 _VOLUMES = {"1": "User Commands", "5": "File Formats", "8": "System Administration"}
 
 
@@ -67,17 +70,21 @@ class _Facts:
 def options(parser: argparse.ArgumentParser, without: Iterable[str] = ()) -> Iterator[str]:
     """The options of a parser; those that several share, such as --config, may be left out."""
     known = set(without)
-    for group in parser._action_groups:  # noqa: SLF001 - argparse has no other way to ask
-        actions = [action for action in group._group_actions if _is_told(action) and known.isdisjoint(_names(action))]  # noqa: SLF001
+    for group in parser._action_groups:
+        actions = [one for one in group._group_actions if _is_told(one) and known.isdisjoint(_names(one))]
         actions.sort(key=lambda action: isinstance(action, _LAST))
-        if actions and group.title not in ("positional arguments", "options"):
-            yield f".SS {roff.escape(roff.sentence(group.title or '').rstrip('.'))}"
+        if actions and group.title and group.title not in _UNTITLED:
+            yield f".SS {roff.escape(group.title[0].upper() + group.title[1:])}"
         for action in actions:
-            yield from roff.definition(_term(action), roff.flow(roff.escape(_help(action))))
+            yield from _told(action)
+
+
+def _told(action: argparse.Action) -> list[str]:
+    return roff.definition(_term(action), roff.flow(roff.escape(_help(action))))
 
 
 def _is_told(action: argparse.Action) -> bool:
-    return action.help != argparse.SUPPRESS and not isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
+    return action.help != argparse.SUPPRESS and not isinstance(action, argparse._SubParsersAction)
 
 
 def _names(action: argparse.Action) -> Iterable[str]:
@@ -102,34 +109,33 @@ def _help(action: argparse.Action) -> str:
 
 
 def verbs(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """The verbs of a parser, each with the options that it does not share with all others."""
-    (subparsers,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]  # noqa: SLF001
-    everywhere = set.intersection(*({n for a in one._actions for n in _names(a)} for one in subparsers.choices.values()))  # noqa: SLF001
-    filters: list[str] = []
+    """The verbs of a parser, each with its own options; then those that several have, which tell which messages."""
+    (subparsers,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    everywhere = set.intersection(*({*_flags(verb._actions)} for verb in subparsers.choices.values()))
+    filters: list[argparse.Action] = []
     for name, verb in subparsers.choices.items():
-        group = [g for g in verb._action_groups if g.title and g.title.startswith("which")]  # noqa: SLF001
-        shared = {n for g in group for a in g._group_actions for n in _names(a)}  # noqa: SLF001
-        words = " ".join(_synopsis(verb, everywhere | shared, filtered=bool(group)))
-        yield f".SS {roff.escape(name)}{' ' + words if words else ''}"
+        titled = [group._group_actions for group in verb._action_groups if group.title not in _UNTITLED]
+        filters = titled[0] if titled else filters
+        left_out = everywhere | {*_flags(action for actions in titled for action in actions)}
+        yield f".SS {' '.join((roff.escape(name), *_synopsis(verb, left_out, filtered=bool(titled))))}"
         yield from roff.flow(roff.escape(verb.description or ""))
-        yield from options(verb, everywhere | shared)
-        filters = filters or [line for g in group for line in _group(g)]
-    yield ".SS Which messages"
+        yield from options(verb, left_out)
+    yield ".SS FILTER"
     yield "All of these together; an option that may be repeated means any of its values."
-    yield from filters
+    for action in filters:
+        yield from _told(action)
+
+
+def _flags(actions: Iterable[argparse.Action]) -> Iterator[str]:
+    return (name for action in actions for name in _names(action))
 
 
 def _synopsis(verb: argparse.ArgumentParser, left_out: set[str], *, filtered: bool) -> Iterator[str]:
     if filtered:
         yield f"[{roff.italic('FILTER')}]..."
-    for action in verb._actions:  # noqa: SLF001
+    for action in verb._actions:
         if not action.option_strings and not left_out & set(_names(action)):
             yield roff.italic(_metavar(action)) if action.nargs is None else f"[{roff.italic(_metavar(action))}]..."
-
-
-def _group(group: "argparse._ArgumentGroup") -> Iterator[str]:
-    for action in group._group_actions:  # noqa: SLF001
-        yield from roff.definition(_term(action), roff.flow(roff.escape(_help(action))))
 
 
 # --- exit codes ------------------------------------------------------------------------------------------------------
@@ -151,7 +157,7 @@ def exit_status(column: str) -> Iterator[str]:
 
 
 def keys(section: type[Any], prefix: str, top: str) -> Iterator[str]:
-    """The keys of a section and of those inside it: name, default, what is expected, and the words of docs/configuration.md."""
+    """The keys of a section and of those inside it: default, the words of docs/configuration.md, what is expected."""
     meanings = _meanings()
     fields = [field for field in dataclasses.fields(section) if "read" in field.metadata]
     inner = [(field, _section_of(field)) for field in fields]
@@ -212,5 +218,6 @@ def _expected(field: "dataclasses.Field[Any]") -> str:
     if shape.get("type") == "boolean":
         return "True or false."
     said = shape.get("description", "")
-    counted = ("a duration", "a size", "a whole number", "a number")
-    return roff.sentence(said.partition(", such as")[0] + ("; or" + said.rpartition("; or")[2]) * ("; or" in said)) if said.startswith(counted) else ""
+    if not said.startswith(("a duration", "a size", "a whole number", "a number")):
+        return ""
+    return roff.sentence(re.sub(r", such as [^;]*", "", said))  # the page has told what durations and sizes are

@@ -16,7 +16,7 @@ from markdown_it.tree import SyntaxTreeNode
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 #: Columns of the roff source, which a person may read as well.
 _WIDTH = 78
-_SPECIAL = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", "…": "...", "×": "\\(mu"}
+_SPECIAL = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", "…": "..."}
 #: Fonts of inline marks.
 _FONTS = {"strong": "B", "em": "I", "code_inline": "B"}
 #: A paragraph that stands for generated text: `{options}`, `{exit-status wq-send}`.
@@ -48,7 +48,7 @@ def sentence(text: str) -> str:
 
 def flow(text: str) -> list[str]:
     """A paragraph, in lines of roff; a sentence begins on a line of its own."""
-    lines = []
+    lines: list[str] = []
     for part in text.split("\n.br\n"):
         sentences = re.split(r"(?<![.][.])(?<=[.!?])\s+(?=\S)", part)
         wrapped = [line for one in sentences for line in _wrap(one)]
@@ -114,7 +114,9 @@ def _block(node: SyntaxTreeNode, fill: Fill, *, fresh: bool) -> Iterator[str]:
         else:
             yield from [".PP"] * (not fresh) + flow(_inline(node))
     elif node.type in ("fence", "code_block"):
-        yield from [".PP"] * (not fresh) + [".RS 4", ".EX", *map(_verbatim, node.content.splitlines()), ".EE", ".nh", ".RE"]
+        code = map(_verbatim, node.content.splitlines())
+        # groff ends an example with its own idea of hyphens.
+        yield from [".PP"] * (not fresh) + [".RS 4", ".EX", *code, ".EE", ".nh", ".RE"]
     elif node.type == "bullet_list":
         for item in node.children:
             first, *others = [flow(_inline(child)) for child in item.children]

@@ -63,7 +63,7 @@ def _run(shell: list[str], script: str, folder: Path) -> str:
 
 def _bash(line: str, folder: Path) -> set[str]:
     """As readline calls it."""
-    command = line.split(" ")[0]
+    command = line.split(" ", maxsplit=1)[0]
     script = f"""
         compopt() {{ :; }}  # outside of readline it says that nobody is completing
         source {COMPLETIONS}/bash/{command}
@@ -75,21 +75,20 @@ def _bash(line: str, folder: Path) -> set[str]:
 
 
 def _fish(line: str, folder: Path) -> set[str]:
-    script = f"source {COMPLETIONS}/fish/{line.split(' ')[0]}.fish; complete -C '{line}'"
+    script = f"source {COMPLETIONS}/fish/{line.split(' ', maxsplit=1)[0]}.fish; complete -C '{line}'"
     out = _run(["fish", "--no-config"], script, folder)
     return {row.split("\t")[0] for row in out.splitlines()}
 
 
-#: Prints what would be added to the line instead of adding it.
+#: Prints what is offered, and when it is ready for a line.
 _ZSH = """
-PS1='> '; PS2=; unsetopt zle_bracketed_paste; fpath=({folder} $fpath)
-autoload -Uz compinit; compinit -u -D
+fpath=({folder} $fpath); autoload -Uz compinit; compinit -u -D
 compadd() {{
-    local -a found; local -i raw=0
-    [[ ${{@[1,(i)(-|--)]}} == *-(O|A|D)* ]] && {{ builtin compadd "$@"; return }}
-    builtin compadd -O found "$@"; print -rl -- '<'${{^found}}'>'; builtin compadd "$@"
+    local -a found
+    [[ ${{@[1,(i)(-|--)]}} == *-(O|A|D)* ]] || {{ builtin compadd -O found "$@"; print -rl -- '<'${{^found}}'>' }}
+    builtin compadd "$@"
 }}
-print READY
+zle-line-init() {{ print READY }}; zle -N zle-line-init
 """
 
 
@@ -98,7 +97,7 @@ def _zsh(line: str, folder: Path) -> set[str]:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
-        os.execve(
+        os.execve(  # noqa: S606 - a shell is what it is
             shutil.which("zsh") or "zsh",
             ["zsh", "-f", "-i"],
             {"PATH": os.environ["PATH"], "HOME": str(folder), "WQ_CONFIG": "our.yaml", "TERM": "dumb"},

@@ -71,7 +71,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--check-backlog", action="store_true", help="one line and an exit code, as monitoring plugins have them")
     add("--queue", metavar="NAME", help="check this queue only")
     add("--warn-eta", type=seconds, metavar="DURATION", help="warn when a queue needs longer to be empty")
-    add("--crit-eta", type=seconds, metavar="DURATION", help="critical when it needs longer (default without any threshold: 5m and 30m)")
+    default = "default without any threshold: 5m and 30m"
+    add("--crit-eta", type=seconds, metavar="DURATION", help=f"critical when it needs longer ({default})")
     add("--warn-ready", type=_count, metavar="N", help="warn when more messages than this are ready")
     add("--crit-ready", type=_count, metavar="N", help="critical when more messages than this are ready")
     return parser
