@@ -6,7 +6,7 @@ PYTEST = $(BIN)/pytest
 export PYTHON
 
 .DEFAULT_GOAL = help
-.PHONY: help provision venv run demo tour lint types contracts test test-unit test-process test-broker test-daemon \
+.PHONY: help provision venv run demo tour lint types contracts manual test test-unit test-process test-broker test-daemon \
 	check chaos soak bench dist clean
 
 help:  ## show this list
@@ -41,6 +41,9 @@ types: venv  ## mypy --strict
 
 contracts: venv  ## who may import whom
 	$(BIN)/lint-imports
+
+manual: venv  ## write man pages, shell completions and the JSON Schema anew
+	@$(BIN)/python -m dev.manual
 
 # Two files at a time, each process with a broker of its own: the tests wait more than they work.
 test: venv  ## all tests

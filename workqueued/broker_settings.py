@@ -59,7 +59,7 @@ class Broker:
 
     url: tuple[BrokerUrl, ...] = key(
         one_or_more(
-            parsed(BrokerUrl.parse, "a URL such as amqp://user:password@host:5672/%2F"),
+            parsed(BrokerUrl.parse, "a URL such as amqp://user:password@host:5672/%2F", "^amqps?://"),
             "one URL or a list of them",
         ),
         "one URL, or a list that is tried in order",

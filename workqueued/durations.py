@@ -6,7 +6,7 @@ Runs in: every process that reads a configuration or a command line, or shows a 
 import re
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 #: A longer duration is as good as this one, seconds; four hundred digits would be infinite.
 _LONGEST = 1e12
 
@@ -17,7 +17,7 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: it is no duration.
     """
-    match = _DURATION.fullmatch(text)
+    match = DURATION.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is no duration such as 500ms, 10s, 5m or 2h")
     return min(float(match[1]) * _UNITS[match[2]], _LONGEST)

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from workqueued.plain import as_plain
 from workqueued.readers import (
@@ -23,7 +23,7 @@ from workqueued.readers import (
     show_size,
     size,
 )
-from workqueued.schema import key, read_section
+from workqueued.schema import Shape, key, read_section
 
 #: Ending of a dead queue's name.
 DEAD_SUFFIX = ".dead"
@@ -109,7 +109,7 @@ class Queue:
 
     handler: str | Mapping[str, str] | None = key(
         one_or_named(
-            parsed(_check_handler, "module:callable, such as myapp.tasks:resize"),
+            parsed(_check_handler, "module:callable, such as myapp.tasks:resize", f"^{_HANDLER.pattern}$"),
             lambda name: None if name else "expected the AMQP type of a message, or default",
             "module:callable, or a mapping from the AMQP type of a message to one",
         ),
@@ -181,6 +181,20 @@ class Queue:
         if self.handler is None:
             return {}
         return {DEFAULT_HANDLER: self.handler} if isinstance(self.handler, str) else self.handler
+
+    #: What `contradictions` says, for the JSON Schema.
+    COMBINATIONS: ClassVar[Shape] = {
+        "oneOf": [
+            {
+                "required": ["handler"],
+                "properties": {
+                    "handler": {"not": {"type": "null"}},
+                    "limits": {"properties": {"cpu": {"type": "null"}}},
+                },
+            },
+            {"required": ["command"], "properties": {"command": {"not": {"type": "null"}}}},
+        ]
+    }
 
     @staticmethod
     def contradictions(given: Mapping[str, Any]) -> list[tuple[str, str]]:

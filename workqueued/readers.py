@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from workqueued.durations import parse_duration
-from workqueued.schema import Reader, Walk, Wrong, pairs, read_value
+from workqueued.durations import DURATION, parse_duration
+from workqueued.schema import Reader, Shape, Walk, Wrong, any_of, pairs, read_value, shape_of, shaped
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ def _scalar(node: yaml.Node, tags: tuple[str, ...], expected: str) -> str:
 def text(expected: str = "text") -> Reader:
     """A reader for text in which `${NAME}` stands for an environment variable (`$${NAME}` for itself)."""
 
+    @shaped(lambda: {"type": "string", "minLength": 1, "description": expected})
     def read(_walk: Walk, node: yaml.Node, _path: str) -> str:
         value = _scalar(node, ("str",), expected)
 
@@ -55,13 +56,19 @@ def escaped(value: str) -> str:
     return _VARIABLE.sub(r"$\g<0>", value)
 
 
-def parsed(parse: Callable[[str], T], expected: str) -> Reader:
+def parsed(parse: Callable[[str], T], expected: str, pattern: str | None = None) -> Reader:
     """A reader for text that `parse` turns into a value.
 
-    A ValueError is a mistake, and its text is shown: it must not quote what may be a password.
+    Args:
+        parse: a ValueError of it is a mistake, and its text is shown: it must not quote what may be a password.
+        expected: what is, for people.
+        pattern: a regular expression for editors, which need not tell all.
     """
     read_text = text(expected)
 
+    @shaped(
+        lambda: shape_of(read_text) | ({"pattern": rf"{pattern}|\$\{{"} if pattern else {})  # or a variable in it
+    )
     def read(walk: Walk, node: yaml.Node, path: str) -> T:
         try:
             return parse(read_text(walk, node, path))
@@ -75,6 +82,7 @@ def path_beside_file(expected: str) -> Reader:
     """A reader for a path; a relative one is meant from the folder of the YAML file."""
     read_text = text(expected)
 
+    @shaped(lambda: shape_of(read_text))
     def read(walk: Walk, node: yaml.Node, path: str) -> Path:
         relative: str = read_text(walk, node, path)
         try:
@@ -89,6 +97,7 @@ def integer(minimum: int, maximum: int, note: str = "") -> Reader:
     """A reader for a whole number in a range."""
     expected = f"a whole number from {minimum} to {maximum}{note}"
 
+    @shaped(lambda: {"type": "integer", "minimum": minimum, "maximum": maximum, "description": expected})
     def read(_walk: Walk, node: yaml.Node, _path: str) -> int:
         digits = _scalar(node, ("int",), expected)
         # A leading zero is octal to YAML 1.1 and decimal to its readers; int() refuses more than 4300 digits.
@@ -102,6 +111,7 @@ def integer(minimum: int, maximum: int, note: str = "") -> Reader:
 def or_none(read_one: Reader) -> Reader:
     """A reader for what another one reads, or the word `none`, which is None."""
 
+    @shaped(lambda: any_of(shape_of(read_one), {"const": "none"}))
     def read(walk: Walk, node: yaml.Node, path: str) -> Any:
         if isinstance(node, yaml.ScalarNode) and node.value == "none":
             return None
@@ -117,6 +127,7 @@ def number(minimum: float, maximum: float) -> Reader:
     """A reader for a number in a range, with or without decimals."""
     expected = f"a number from {minimum:g} to {maximum:g}"
 
+    @shaped(lambda: {"type": "number", "minimum": minimum, "maximum": maximum, "description": expected})
     def read(_walk: Walk, node: yaml.Node, _path: str) -> float:
         digits = _scalar(node, ("int", "float"), expected)
         # The exponent is Python's, of a small number: what --print-config prints is readable.
@@ -139,6 +150,7 @@ def duration(minimum: str, maximum: str, word: str = "", meaning: float | None =
     expected = f"a duration from {minimum} to {maximum}, such as 500ms, 10s, 5m or 2h{f'; or {word}' if word else ''}"
     low, high = parse_duration(minimum), parse_duration(maximum)
 
+    @shaped(lambda: _shape_of_duration(word) | {"description": expected})
     def read(_walk: Walk, node: yaml.Node, _path: str) -> float | None:
         text = _scalar(node, ("str", "int") if word else ("str",), expected)
         if word and text == word:
@@ -154,11 +166,26 @@ def duration(minimum: str, maximum: str, word: str = "", meaning: float | None =
     return read
 
 
+def _shape_of_duration(word: str) -> Shape:
+    one = {"type": "string", "pattern": f"^{DURATION.pattern}$"}
+    if not word:
+        return one
+    # A word of digits is a number to YAML, unless it is quoted.
+    return any_of(one, {"enum": [int(word), word]} if word.isdecimal() else {"const": word})
+
+
+def _shape_of_size(low: int, high: int) -> Shape:
+    return any_of(
+        {"type": "string", "pattern": f"^{_SIZE.pattern}$"}, {"type": "integer", "minimum": low, "maximum": high}
+    )
+
+
 def size(minimum: str, maximum: str) -> Reader:
     """A reader for a size such as `512K`, `100M`, `2G`; the value is in bytes."""
     expected = f"a size from {minimum} to {maximum}, such as 512K, 100M or 2G"
     low, high = parse_size(minimum), parse_size(maximum)
 
+    @shaped(lambda: _shape_of_size(low, high) | {"description": expected})
     def read(_walk: Walk, node: yaml.Node, _path: str) -> int:
         try:
             found = parse_size(_scalar(node, ("str", "int"), expected))
@@ -186,6 +213,7 @@ def parse_size(text: str) -> int:
 def boolean() -> Reader:
     """A reader for true or false."""
 
+    @shaped(lambda: {"type": "boolean"})
     def read(_walk: Walk, node: yaml.Node, _path: str) -> bool:
         value = _scalar(node, ("bool",), "true or false").lower()
         if value not in _TRUTH:  # what the file itself tagged as !!bool
@@ -199,6 +227,7 @@ def choice(*names: str) -> Reader:
     """A reader for one of a few words; `false` may be written as YAML's truth value."""
     expected = " or ".join(names)
 
+    @shaped(lambda: {"enum": [False if name == "false" else name for name in names]})
     def read(_walk: Walk, node: yaml.Node, _path: str) -> str:
         value = _scalar(node, ("str", "bool"), expected)
         if value.lower() not in names:
@@ -225,6 +254,9 @@ def texts(expected: str) -> Reader:
             return str(node.value)
         return read_text(walk, node, path)  # type: ignore[no-any-return]
 
+    @shaped(
+        lambda: {"type": "array", "minItems": 1, "items": {"type": ["string", "number"]}, "description": expected}
+    )
     def read(walk: Walk, node: yaml.Node, path: str) -> tuple[str, ...]:
         if not isinstance(node, yaml.SequenceNode) or not node.value:
             raise Wrong(expected)
@@ -237,6 +269,7 @@ def argv(expected: str) -> Reader:
     """A reader for a program and its arguments; its path, if relative, is meant from the folder of the YAML file."""
     read_texts = texts(expected)
 
+    @shaped(lambda: shape_of(read_texts))
     def read(walk: Walk, node: yaml.Node, path: str) -> tuple[str, ...]:
         program, *arguments = read_texts(walk, node, path)
         if program and "/" in program:
@@ -249,6 +282,7 @@ def argv(expected: str) -> Reader:
 def named(read_one: Reader, name_rule: Callable[[str], str | None]) -> Reader:
     """A reader for a mapping from free names to values; `name_rule` returns what is wrong with a name, or None."""
 
+    @shaped(lambda: {"type": "object", "additionalProperties": shape_of(read_one)})
     def read(walk: Walk, node: yaml.Node, path: str) -> dict[str, Any]:
         values = {}
         for name, key_node, value_node in pairs(walk, node, path):
@@ -265,6 +299,7 @@ def one_or_named(read_one: Reader, name_rule: Callable[[str], str | None], expec
     """A reader for one value, or a mapping from names to values, which must not be empty."""
     read_named = named(read_one, name_rule)
 
+    @shaped(lambda: any_of(shape_of(read_one), shape_of(read_named) | {"minProperties": 1}) | {"description": expected})
     def read(walk: Walk, node: yaml.Node, path: str) -> Any:
         if not isinstance(node, yaml.MappingNode):
             return read_one(walk, node, path)
@@ -275,9 +310,14 @@ def one_or_named(read_one: Reader, name_rule: Callable[[str], str | None], expec
     return read
 
 
+def _one_or_list(one: Shape, least: int) -> Shape:
+    return any_of(one, {"type": "array", "minItems": least, "items": one})
+
+
 def one_or_more(read_one: Reader, expected: str, least: int = 1) -> Reader:
     """A reader for one value or a list of at least so many of them; the result is a tuple."""
 
+    @shaped(lambda: _one_or_list(shape_of(read_one), least) | {"description": expected})
     def read(walk: Walk, node: yaml.Node, path: str) -> tuple[Any, ...]:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         if len(nodes) < least:

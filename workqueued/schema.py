@@ -60,6 +60,33 @@ class Walk:
 
 
 Reader = Callable[[Walk, yaml.Node, str], Any]
+#: What a value may look like, as JSON Schema; its `description` is what is expected, for people. `{SECTION: class}`
+#: stands for the shape of a section.
+Shape = dict[str, Any]
+SECTION = "section"
+
+
+def shaped(shape: Callable[[], Shape]) -> Callable[[Reader], Reader]:
+    """Decorate a reader with the shape of what it reads (for `json_schema`), which is made when somebody asks."""
+
+    def note(read: Reader) -> Reader:
+        vars(read)["shape"] = shape
+        return read
+
+    return note
+
+
+def shape_of(read: Reader) -> Shape:
+    """The shape of what a reader reads; anything, if it does not tell."""
+    tell: Callable[[], Shape] = getattr(read, "shape", dict)
+    return tell()
+
+
+def any_of(*shapes: Shape) -> Shape:
+    """A shape that fits what fits one of these; the description is the first one's."""
+    alternatives = [one for shape in shapes for one in shape.get("anyOf", [shape])]
+    described = {name: shapes[0][name] for name in ("description",) if name in shapes[0]}
+    return {**described, "anyOf": [{k: v for k, v in one.items() if k != "description"} for one in alternatives]}
 
 
 def key(read: Reader, doc: str, *, show: Callable[[Any], Any] | None = None, **default: Any) -> Any:
@@ -121,6 +148,7 @@ def read_section(section: type[Any]) -> Reader:
     """A reader for a mapping with the fixed keys of a dataclass."""
     fields = {field.name: field for field in dataclasses.fields(section) if "read" in field.metadata}
 
+    @shaped(lambda: {SECTION: section})
     def read(walk: Walk, node: yaml.Node, path: str) -> Any:
         values: dict[str, Any] = {}
         before = len(walk.mistakes)
@@ -157,6 +185,7 @@ def mapping_of(section: type[Any], name_rule: Callable[[str], str | None], *, wh
     """
     read_one = read_section(section)
 
+    @shaped(lambda: {"type": "object", "minProperties": 1, "additionalProperties": {SECTION: section}})
     def read(walk: Walk, node: yaml.Node, path: str) -> Any:
         values = {}
         for name, key_node, value_node in pairs(walk, node, path):

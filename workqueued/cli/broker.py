@@ -18,6 +18,9 @@ from workqueued.child import die_with_parent
 from workqueued.errors import WorkqueuedError
 from workqueued.node import BrokerError, Node
 
+#: Where a node lives that was given no directory.
+_STATE = "$XDG_STATE_HOME/workqueued/broker, or the same in ~/.local/state"
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -30,18 +33,22 @@ def _port(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a port (1 to 65535)")
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state", "workqueued", "broker").expanduser()
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = _Parser(
         prog="wq-broker",
         description="Run a private RabbitMQ node in the foreground; its URL is the one line on stdout.",
     )
     add = parser.add_argument
-    add("--directory", metavar="DIR", type=Path, default=state, help="where it lives (default: %(default)s)")
+    add("--directory", metavar="DIR", type=Path, help=f"where it lives (default: {_STATE})")
     add("--port", metavar="N", type=_port, help="its AMQP port, remembered (default: a free one)")
     add("--quiet", action="store_true", help="print the URL and errors only")
     add("--version", action="version", version=f"%(prog)s {__version__}")
-    return parser.parse_args(argv)
+    return parser
+
+
+def _default_directory() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state", "workqueued", "broker").expanduser()
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
@@ -61,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> None:
         if not die_with_parent(os.getppid()):
             raise KeyboardInterrupt("the parent is gone")
         begin = time.monotonic()
-        node = Node(arguments.directory, port=arguments.port)
+        node = Node(arguments.directory or _default_directory(), port=arguments.port)
         say(f"starting RabbitMQ in {node.directory} …")
         with node:
             print(node.url, flush=True)
@@ -75,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `wq-broker`; returns its exit status."""
-    arguments = _parse(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         _run(arguments)
     except WorkqueuedError as error:

@@ -24,7 +24,9 @@ from workqueued.signals import name_of
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     try:
-        options = _parse(argv)
+        options = make_parser().parse_args(argv)
+        if options.print_schema:
+            return _print_schema()
         config = read_config(options.config)
     except WorkqueuedError as error:
         print(f"workqueued: {error}", file=sys.stderr)
@@ -41,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = Parser(
         prog="workqueued",
         description="A pool of RabbitMQ workers: consume, handle, settle; supervised and observed.",
@@ -57,8 +60,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--print-config", action="store_true", help="print the configuration with all defaults, without passwords"
     )
+    what.add_argument("--print-schema", action="store_true", help="print the JSON Schema of the file, for editors")
     parser.add_argument("--version", action="version", version=f"workqueued {__version__}")
-    return parser.parse_args(argv)
+    return parser
+
+
+def _print_schema() -> int:
+    import json
+
+    from workqueued.json_schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    return os.EX_OK
 
 
 def _print_config(config: Config) -> int:

@@ -23,7 +23,7 @@ _FILTERS = ("ids", "reason", "error", "type", "handler", "host", "failed_after",
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     try:
-        options = _parse(argv)
+        options = make_parser().parse_args(sys.argv[1:] if argv is None else list(argv))
         found = where.find(options)
         work, dead = where.pick_queue(found, options.queue)
         filter_ = _filter(options, time.time())
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = Parser(
         prog="wq-dead",
         description="Look into a dead queue, and replay or discard what is there. Looking takes nothing out.",
@@ -77,7 +78,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = one.add_argument
     add("--file", type=Path, metavar="FILE", help="read from FILE instead of stdin")
     add("--skip", type=_count, default=0, metavar="N", help="leave out the first N lines: resume an import")
-    return parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+    return parser
 
 
 def _add_filter(parser: argparse.ArgumentParser, *, ids: bool = False) -> None:

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return os.EX_OK
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = Parser(
         prog="wq-send",
         description="Put messages into a RabbitMQ queue. Exit 0: the broker holds every message.",
@@ -95,6 +96,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help='print {"message_id": …, "queue": …} for each message, with "due_at_ms" for one that waits',
     )
     parser.add_argument("--version", action="version", version=f"wq-send {__version__}")
+    return parser
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser()
     # Words may stand before and after options. What follows -- is words alone, which parse_intermixed_args forgets.
     arguments = list(sys.argv[1:] if argv is None else argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)

@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return seen.condition.exit_code
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = Parser(
         prog="wq-status",
         description="How the service is: its state, queues, workers and last deaths. Asks no broker.",
@@ -71,10 +72,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--check-backlog", action="store_true", help="one line and an exit code, as monitoring plugins have them")
     add("--queue", metavar="NAME", help="check this queue only")
     add("--warn-eta", type=seconds, metavar="DURATION", help="warn when a queue needs longer to be empty")
-    add("--crit-eta", type=seconds, metavar="DURATION", help="(default without any threshold: 5m and 30m)")
+    default = "default without any threshold: 5m and 30m"
+    add("--crit-eta", type=seconds, metavar="DURATION", help=f"critical when it needs longer ({default})")
     add("--warn-ready", type=_count, metavar="N", help="warn when more messages than this are ready")
-    add("--crit-ready", type=_count, metavar="N")
-    options = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+    add("--crit-ready", type=_count, metavar="N", help="critical when more messages than this are ready")
+    return parser
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = make_parser().parse_args(sys.argv[1:] if argv is None else list(argv))
     _check_options(options)
     return options
 
