@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN = .venv/bin
 PYTEST = $(BIN)/pytest
 
-export PYTHON
+export PYTHON PREFIX SYSCONFDIR DESTDIR
 
 .DEFAULT_GOAL = help
 .PHONY: help provision venv run demo tour lint types contracts manual test test-unit test-process test-broker test-daemon \
-	check chaos soak bench dist clean
+	check chaos soak bench install uninstall dist clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,12 @@ soak: venv  ## an hour at full rate, to see that nothing grows; MINUTES=60
 
 bench: venv  ## measure
 	$(BIN)/python -m bench.run
+
+install:  ## for the whole machine, as root: PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
+	@dev/install install
+
+uninstall:  ## undo it, but keep configuration, logs and the user
+	@dev/install uninstall
 
 dist: venv  ## a wheel, in dist/
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

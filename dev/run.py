@@ -142,14 +142,8 @@ def _play(daemon: Daemon, node: Node | None) -> None:
     def ready() -> bool:
         return len(daemon.workers()) >= wanted or not daemon.running
 
-    # supervisorctl takes its time, so it is asked only when this is slower than usual.
-    if not eventually(ready, within=3):
-        eventually(lambda: ready() or daemon.given_up, within=20)
-    if not ready():
-        raise StageError(
-            f"{len(daemon.workers())} of {wanted} workers take messages: see the log above.\n"
-            f"supervisord says: {daemon.ctl('status')}"
-        )
+    if not eventually(ready, within=23) or not daemon.running:
+        raise StageError(f"{len(daemon.workers())} of {wanted} workers take messages: see the log above.")
     sent = _send_tutorial(daemon.config)
     eventually(lambda: _done(daemon) >= sent or not daemon.running, within=15)
     if daemon.running:

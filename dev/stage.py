@@ -126,11 +126,6 @@ class Daemon:
         return done.stdout.strip()
 
     @property
-    def given_up(self) -> bool:
-        """Whether supervisord leaves the daemon alone: its configuration is wrong (exit code 78)."""
-        return "EXITED" in self.ctl("status")
-
-    @property
     def ctl_command(self) -> str:
         """How to call supervisorctl from the root of the repository."""
         command, conf = (os.path.relpath(path, ROOT) for path in (BIN / "supervisorctl", self._conf))
@@ -175,6 +170,10 @@ def _write_conf(conf: Path, socket: Path, config: Path, output: Path) -> None:
     parser["program:workqueued"]["command"] = literal(command)
     parser["program:workqueued"]["stdout_logfile"] = literal(output)
     parser["program:workqueued"]["stdout_logfile_maxbytes"] = "0"  # a terminal cannot be rotated
+    fatal = str(conf.with_suffix(".fatal.log"))
+    listener = [str(BIN / "python"), "-I", "-m", "workqueued.cli.fatal", fatal]
+    parser["eventlistener:fatal"]["command"] = literal(shlex.join(listener))
+    parser["eventlistener:fatal"]["stderr_logfile"] = literal(fatal)
     parser["supervisord"]["logfile"] = literal(conf.with_suffix(".log"))
     parser["supervisord"]["pidfile"] = literal(conf.with_suffix(".pid"))
     parser["unix_http_server"]["file"] = literal(socket)

@@ -17,14 +17,26 @@ class Supervisor:
     Args:
         directory: where its own files go.
         file, log: the daemon's configuration and log.
+        program: to be started instead of the daemon.
+        launcher: words before the command.
         environment: what the daemon has in its environment beside ours.
     """
 
-    def __init__(self, directory: Path, file: Path, log: Path, **environment: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        file: Path,
+        log: Path,
+        program: str = str(BIN / "workqueued"),
+        launcher: tuple[str, ...] = (),
+        **environment: str,
+    ) -> None:
+        self.directory = directory
         self.conf = directory / "supervisord.conf"
         text = SHIPPED.read_text()
         paths = {
-            "/opt/workqueued/bin/workqueued": BIN / "workqueued",
+            "/usr/local/lib/workqueued/bin/workqueued": program,
+            "/usr/local/lib/workqueued/bin": BIN,
             "/etc/workqueued/workqueued.yaml": file,
             "/var/log/workqueued/workqueued.log": log,
             "/var/log/workqueued": directory,
@@ -36,7 +48,7 @@ class Supervisor:
         self.conf.write_text(re.sub("|".join(map(re.escape, paths)), lambda found: str(paths[found[0]]), text))
         with (directory / "supervisord.out").open("ab") as out:
             self.process = subprocess.Popen(
-                [str(BIN / "supervisord"), "-n", "-c", str(self.conf)],
+                [*launcher, str(BIN / "supervisord"), "-n", "-c", str(self.conf)],
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -48,6 +60,10 @@ class Supervisor:
         """Run supervisorctl; returns what it prints."""
         command = [str(BIN / "supervisorctl"), "-c", str(self.conf), *arguments]
         return subprocess.run(command, capture_output=True, check=False, text=True, timeout=60).stdout
+
+    def failure(self) -> str:
+        """Why supervisord ended by itself."""
+        return (self.directory / "fatal.log").read_text()
 
     def kill(self) -> None:
         """Kill -9 to supervisord alone."""

@@ -2,22 +2,24 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from harness import Daemon, Vhost, alive, eventually
 from supervised import Supervisor
 
 Daemons = Callable[..., Daemon]
+#: Makes its program the first process of a PID namespace, as a container does.
+_CONTAINER = ("unshare", "--user", "--map-root-user", "--fork", "--pid", "--mount-proc", "--kill-child")
 
 
 class Supervised(Supervisor):
     """A daemon of the tests under supervisord."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, **how: Any) -> None:
         self.daemon = daemon
-        super().__init__(daemon.directory, daemon.file, daemon.log, WQ_TEST_DIRECTORY=str(daemon.directory))
+        super().__init__(daemon.directory, daemon.file, daemon.log, WQ_TEST_DIRECTORY=str(daemon.directory), **how)
 
 
 @pytest.fixture
@@ -25,8 +27,8 @@ def supervised(daemon: Daemons) -> Iterator[Callable[..., Supervised]]:
     """Makes supervised daemons; all are gone at the end."""
     made: list[Supervised] = []
 
-    def make(**queue: object) -> Supervised:
-        made.append(Supervised(daemon({"task_queue": {"handler": "ledgers:work", "workers": 2, **queue}})))
+    def make(handler: str = "ledgers:work", **how: Any) -> Supervised:
+        made.append(Supervised(daemon({"task_queue": {"handler": handler, "workers": 2}}), **how))
         return made[-1]
 
     yield make
@@ -75,16 +77,37 @@ def test_a_killed_master_is_started_again_and_leaves_no_orphans(
     eventually(lambda: "0 probe" in log.done())
 
 
-def test_a_configuration_that_cannot_work_is_tried_once(supervised: Callable[..., Supervised]) -> None:
-    """78 is EXITED, with the reason in the log; never a restart loop."""
+def test_a_configuration_that_cannot_work_is_tried_once_and_ends_supervisord(
+    supervised: Callable[..., Supervised],
+) -> None:
+    """78: the reason is in the log; never a restart loop, and never a supervisord that is up with nothing to run."""
     service = supervised(handler="raises_on_import:handle")
-    log = service.daemon.log
-    eventually(lambda: "EXITED" in service.ctl("status"))
-    assert log.read_text().count("handler.rejected") == 1
-    begin = time.monotonic()
-    eventually(lambda: time.monotonic() - begin > 3)
-    assert log.read_text().count('"master.started"') == 1
-    assert "EXITED" in service.ctl("status")
+    assert service.process.wait(20) == -signal.SIGUSR1
+    log = service.daemon
+    log.await_event("handler.rejected")
+    assert len(log.events("master.started")) == 1
+    assert "exit code 78" in service.failure()
+
+
+def test_a_command_that_cannot_be_started_ends_supervisord(supervised: Callable[..., Supervised]) -> None:
+    """FATAL."""
+    service = supervised(program="/nowhere/workqueued")
+    assert service.process.wait(30) == -signal.SIGUSR1
+    assert "cannot be started" in service.failure()
+
+
+def test_a_daemon_that_dies_again_and_again_ends_supervisord(supervised: Callable[..., Supervised]) -> None:
+    """Twenty times in a row: a loop is bounded."""
+    service = supervised(program="/bin/false")
+    assert service.process.wait(60) == -signal.SIGUSR1
+    assert "20 times" in service.failure()
+
+
+def test_supervisord_as_the_first_process_of_a_container_ends_as_well(supervised: Callable[..., Supervised]) -> None:
+    """Such a process is deaf to signals that it does not handle: TERM it is, and so the exit code is 0."""
+    service = supervised(handler="raises_on_import:handle", launcher=_CONTAINER)
+    assert service.process.wait(30) == 0
+    assert "exit code 78" in service.failure()
 
 
 def test_killing_supervisord_drains_the_daemon(supervised: Callable[..., Supervised], vhost: Vhost) -> None:
