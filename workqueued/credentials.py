@@ -42,10 +42,12 @@ def _credential() -> Path | None:
         return None
     file = Path(directory, CREDENTIAL)
     try:
-        # The unit sets an empty one where there is no file to load.
-        return file if file.stat().st_size else None
-    except OSError:
+        # The unit sets a blank one where there is no file to load.
+        return file if file.read_bytes() != b"\n" else None
+    except FileNotFoundError:
         return None
+    except OSError:
+        return file  # told when it is read
 
 
 def _read(what: str, file: Path) -> str:

@@ -62,7 +62,13 @@ def test_another_services_credentials_are_not_looked_at(load: Load, credential: 
     assert passwords(load("url: 'amqp://u@h'")) == ["guest"]
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"\n", "the first line of"), (b"\xff", "not UTF-8 text")])
+def test_a_blank_credential_is_none(load: Load, credential: Path) -> None:
+    """The unit sets one where there is no file to load."""
+    credential.write_bytes(b"\n")
+    assert passwords(load("url: 'amqp://u@h'")) == ["guest"]
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"\nsecond\n", "the first line of"), (b"\xff", "not UTF-8 text")])
 def test_a_bad_credential_is_told(load: Load, credential: Path, content: bytes, told: str) -> None:
     """Rather than to try the default one with the broker."""
     credential.write_bytes(content)
