@@ -87,7 +87,12 @@ class Delivery:
 
     def __post_init__(self) -> None:
         headers = self.properties.headers
-        self._numbers = {name: value for name, value in headers.items() if name in _NUMBERS and type(value) is int}
+        # pika has a class of its own for 64 bits, so the type alone would not tell.
+        self._numbers = {
+            name: value
+            for name, value in headers.items()
+            if name in _NUMBERS and isinstance(value, int) and value is not True and value is not False
+        }
 
     @property
     def attempt(self) -> int:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pika.compat import long
 
 from workqueued import delivery as module
 from workqueued.delivery import ATTEMPT, ENQUEUED_AT, Delivery, Message, Properties, new_message_id
@@ -115,3 +116,9 @@ def test_a_wait_is_counted_from_when_it_could_be_handled() -> None:
     for later in ("x-wq-due-at", "x-wq-replayed"):
         assert delivery({ENQUEUED_AT: 1_600_000_000_000, later: 1_700_000_099_000}).waited_ms(now) == 1000
         assert delivery({later: 1_700_000_099_000}).waited_ms(now) == 1000
+
+
+def test_a_number_in_the_class_that_pika_has_for_64_bits_counts() -> None:
+    """It is an int, and no int: a look at the type alone would not see it."""
+    counted = delivery({"x-wq-attempt": long(3), "x-wq-enqueued-at": long(1000), "x-wq-crashes": True})
+    assert (counted.attempt, counted.waited_ms(2.0), counted.crashes) == (3, 1000, 0)

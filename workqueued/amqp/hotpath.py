@@ -21,6 +21,7 @@ from collections import deque
 from typing import Any, Self
 
 from pika.adapters.utils.io_services_utils import _AsyncPlaintextTransport
+from pika.compat import long
 from pika.data import decode_table
 
 from workqueued.delivery import Delivery, Properties
@@ -218,7 +219,8 @@ def _read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
         here = start + data[here]
         name, kind = str(data[start:here], "utf-8"), data[here]
         if kind == _LONG:
-            value: Any = int.from_bytes(data[here + 1 : here + 9], "big", signed=True)
+            # pika's own class, which it writes as 64 bits again: a copy's headers keep their types.
+            value: Any = long(int.from_bytes(data[here + 1 : here + 9], "big", signed=True))
             here += 9
         elif kind == _TEXT:
             start = here + 5
