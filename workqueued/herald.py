@@ -49,8 +49,9 @@ class Herald:
             self._follow(pool, since, now)
         if self._notifier.due(now):
             kernel = Kernel(lambda _: True, lambda pid: not self._lives(pid), lambda _: None)
-            words = headline(read(self._board, time.monotonic_ns(), kernel))
-            self._notifier.turned(now, words, soon=self._changing_since is not None)
+            status = read(self._board, time.monotonic_ns(), kernel)
+            soon = self._changing_since is not None or status.condition is Condition.DEGRADED
+            self._notifier.turned(now, headline(status), soon=soon)
 
     def _follow(self, pool: Pool, since: float, now: float) -> None:
         complete = is_complete(pool, now)
