@@ -20,11 +20,21 @@ def make(target: str, destdir: Path) -> str:
     return done.stdout
 
 
+def placed(name: str) -> str:
+    """A configuration file of ours as it is installed."""
+    text = (ROOT / "etc" / name).read_text()
+    return text.replace("/usr/local/share/", "/opt/wq/share/").replace("/usr/local/lib/", "/opt/wq/lib/")
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that it was installed in."""
+    """A folder that it was installed in, over an edited workqueued.yaml and a supervisord.conf as we ship it."""
     folder = tmp_path_factory.mktemp("destdir")
-    make("install", folder)
+    config = folder / "etc/workqueued"
+    config.mkdir(parents=True)
+    (config / "workqueued.yaml").write_text("# mine\n")
+    (config / "supervisord.conf").write_text(placed("supervisord.conf"))
+    assert "/etc/workqueued/workqueued.yaml is as you have it" in make("install", folder)
     return folder
 
 
@@ -46,14 +56,14 @@ def test_unit_and_supervisord_name_the_installed_program(installed: Path) -> Non
     assert "/usr/local" not in unit + conf
 
 
-def test_configuration_is_not_for_everybody(installed: Path) -> None:
-    """It may hold a password."""
+def test_an_edited_configuration_is_kept(installed: Path) -> None:
+    """The new version's lies beside it, not for everybody, as it may hold a password; one that is as ours gets none."""
     folder = installed / "etc/workqueued"
     assert folder.stat().st_mode & 0o777 == 0o750
-    assert {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()} == {
-        "workqueued.yaml": 0o640,
-        "supervisord.conf": 0o640,
-    }
+    assert {file.name for file in folder.iterdir()} == {"workqueued.yaml", "workqueued.yaml.new", "supervisord.conf"}
+    assert (folder / "workqueued.yaml").read_text() == "# mine\n"
+    assert (folder / "workqueued.yaml.new").read_text() == placed("workqueued.yaml")
+    assert (folder / "workqueued.yaml.new").stat().st_mode & 0o777 == 0o640
 
 
 def test_manual_and_completions_are_there(installed: Path) -> None:
@@ -63,16 +73,8 @@ def test_manual_and_completions_are_there(installed: Path) -> None:
         assert (share / name).exists()
 
 
-def test_an_edited_configuration_is_kept_and_uninstall_leaves_it(installed: Path) -> None:
-    """The new version's lies beside it; one that was not edited gets no copy."""
-    edited = installed / "etc/workqueued/workqueued.yaml"
-    edited.write_text("# mine\n")
-    said = make("install", installed)
-    assert "/etc/workqueued/workqueued.yaml is as you have it" in said
-    assert edited.read_text() == "# mine\n"
-    new = (edited.parent / "workqueued.yaml.new").read_text()
-    assert new == (ROOT / "etc/workqueued.yaml").read_text().replace("/usr/local/share/", "/opt/wq/share/")
-    assert not (edited.parent / "supervisord.conf.new").exists()
+def test_uninstall_leaves_the_configuration_alone(installed: Path) -> None:
+    """And nothing else; it comes last, as the others look at what is installed."""
     make("uninstall", installed)
     left = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file() or path.is_symlink()}
     assert left == {f"etc/workqueued/{name}" for name in ("workqueued.yaml", "workqueued.yaml.new", "supervisord.conf")}
