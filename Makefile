@@ -6,7 +6,7 @@ PYTEST = $(BIN)/pytest
 export PYTHON PREFIX SYSCONFDIR DESTDIR
 
 .DEFAULT_GOAL = help
-.PHONY: help provision venv run demo tour lint types contracts manual test test-unit test-process test-broker test-daemon \
+.PHONY: help provision provision-tests venv run demo tour lint types contracts manual test test-unit test-process test-broker test-daemon \
 	check chaos soak bench install uninstall dist clean
 
 help:  ## show this list
@@ -14,6 +14,9 @@ help:  ## show this list
 
 provision:
 	@dev/provision
+
+provision-tests:
+	@dev/provision tests
 
 venv: .venv/.ready  ## make .venv and everything it needs (asks apt for Python, RabbitMQ, …)
 
@@ -46,19 +49,19 @@ manual: venv  ## write man pages, shell completions and the JSON Schema anew
 	@$(BIN)/python -m dev.manual
 
 # Two files at a time, each process with a broker of its own: the tests wait more than they work.
-test: venv  ## all tests
+test: venv provision-tests  ## all tests
 	$(PYTEST) -n 2 --dist loadfile
 
-test-unit: venv  ## tests that need nothing
+test-unit: venv provision-tests  ## tests that need nothing
 	$(PYTEST) tests/unit
 
-test-process: venv  ## tests with real processes, without a broker
+test-process: venv provision-tests  ## tests with real processes, without a broker
 	$(PYTEST) tests/process
 
-test-broker: venv  ## tests with a real RabbitMQ
+test-broker: venv provision-tests  ## tests with a real RabbitMQ
 	$(PYTEST) tests/broker
 
-test-daemon: venv  ## tests of the whole daemon: RabbitMQ, supervisord
+test-daemon: venv provision-tests  ## tests of the whole daemon: RabbitMQ, supervisord
 	$(PYTEST) tests/daemon
 
 check: lint types contracts test  ## everything that must pass before a commit

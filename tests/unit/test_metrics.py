@@ -279,7 +279,7 @@ def test_the_rules_are_what_prometheus_takes_and_ring_when_they_should(tmp_path:
     """By its own tool: the syntax, and histories with what has to ring and what must not."""
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.fail("there is no promtool here; `make provision` installs it (Debian: prometheus)")
+        pytest.fail("there is no promtool here; `make provision-tests` installs it (Debian: prometheus)")
     for what in (["check", "rules", str(RULES)], ["test", "rules", str(RULE_TESTS)]):
         done = subprocess.run([promtool, *what], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
