@@ -69,7 +69,8 @@ def test_an_edited_configuration_is_kept(installed: Path) -> None:
 def test_manual_and_completions_are_there(installed: Path) -> None:
     """Where man and the shells look."""
     share = installed / "opt/wq/share"
-    for name in ("man/man8/workqueued.8", "man/man5/workqueued.yaml.5", "bash-completion/completions/wq-send"):
+    names = ("man/man8/workqueued.8", "man/man5/workqueued.yaml.5", "bash-completion/completions/wq-send")
+    for name in (*names, "workqueued/loosen.conf"):
         assert (share / name).exists()
 
 
