@@ -21,7 +21,7 @@ from links import missing
 #: Users and groups need no names.
 SERVICE, MEMBER, STRANGER = 64_001, 64_002, 64_003
 #: What our commands import. A clone may lie in a folder that only its owner can enter, and so may Python.
-_PACKAGES = ("workqueued", "pika", "yaml", "structlog", "setproctitle", "tqdm")
+_PACKAGES = ("workqueued", "pika", "yaml", "structlog", "setproctitle", "tqdm", "prometheus_client", "waitress")
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _NOT_NEEDED = shutil.ignore_patterns("site-packages", "test", "idlelib", "ensurepip", "config-*", "*.a")
 
