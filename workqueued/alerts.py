@@ -7,7 +7,6 @@ every turn. An unknown sample proves nothing: what is active stays so, and what 
 active lies in the scoreboard, so that a reload, which replaces the monitor, neither repeats nor forgets it.
 """
 
-import enum
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -15,24 +14,12 @@ from typing import NamedTuple
 
 from workqueued.flow import Flow, at_least
 from workqueued.monitor_settings import Alerts
+from workqueued.status import Alert
 
 #: A backlog is low again at this part of its thresholds.
 _LOW = 0.8
 #: Growth of a dead queue is looked at within so many seconds, in so many steps.
 _WINDOW, _STEPS = 3600.0, 60
-
-
-class Alert(enum.IntFlag):
-    """What may be active; stored as bits in the scoreboard, named in log, metrics and status."""
-
-    BACKLOG_HIGH = 1
-    UNCONSUMED = 2
-    DEAD_GROWING = 4
-
-    @property
-    def word(self) -> str:
-        """Its name in lower case, as in the event."""
-        return (self.name or "").lower()
 
 
 class Sample(NamedTuple):

@@ -29,7 +29,6 @@ _TAGS = (_BYTES, _TIMESTAMP, _DECIMAL, _OBJECT)
 _NUMBERS = {"priority": 256, "timestamp": 2**64}
 #: The longest expiration that RabbitMQ 3.10 takes, ms: ten years of 365 days.
 _LONGEST_EXPIRATION = 10 * 365 * 86_400_000
-_NAMES = Properties._fields
 #: How much of a wrong value an error shows.
 _SHOWN = 60
 
@@ -43,7 +42,7 @@ def to_object(properties: Properties, body: bytes) -> dict[str, Any]:
     """The same as an object: the properties that are set, the headers, the body."""
     line: dict[str, Any] = {
         name: value
-        for name in _NAMES
+        for name in Properties._fields
         if name != "headers" and (value := getattr(properties, name)) is not None
     }
     headers = {name: value for name, value in properties.headers.items() if name not in _NOTES}
@@ -87,8 +86,8 @@ def _from_object(given: Any) -> tuple[Properties, bytes]:
 
 
 def _check(name: str, value: Any) -> None:
-    if name not in _NAMES:
-        raise DataError(f"unknown key {name!r}; known: {', '.join(_NAMES)}, body")
+    if name not in Properties._fields:
+        raise DataError(f"unknown key {name!r}; known: {', '.join(Properties._fields)}, body")
     if name in _NUMBERS:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _NUMBERS[name]:
             raise DataError(f"{name}: found {_shown(value)}, expected a whole number from 0 to {_NUMBERS[name] - 1}")

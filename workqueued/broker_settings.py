@@ -86,7 +86,6 @@ class Broker:
         show=lambda url: None if url is None else str(url),
         default=None,
     )
-
     hot_path: bool = key(
         boolean(),
         "false: every frame goes through pika's own loop, not only what the short way does not know",

@@ -8,7 +8,6 @@ slow one costs a buffer, and answers with two more. There is no access control: 
 
 import json
 import logging
-import signal
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from waitress.server import create_server
 
 from workqueued.logs import Reminder, log
+from workqueued.signals import leave_to_main_thread
 from workqueued.status import Status
 from workqueued.urls import Address
 
@@ -118,7 +118,7 @@ def serve(pages: Pages, address: Address) -> None:
 
 
 def _serve(pages: Pages, address: Address) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the main thread
+    leave_to_main_thread()
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     trouble = Reminder()
     while True:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from workqueued.logs import log
-from workqueued.signals import Inbox
+from workqueued.signals import Inbox, leave_to_main_thread
 
 #: What an orphan gets to finish its task, seconds: so that it is gone after five. A new master's workers are at work.
 ORPHAN_GRACE = 4.5
@@ -117,7 +117,7 @@ class Keeper:
             os._exit(os.EX_SOFTWARE)
 
     def _watch(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        leave_to_main_thread()
         poll = select.poll()
         poll.register(self._inbox, select.POLLIN)
         poll.register(self._lifeline, select.POLLIN | select.POLLHUP)

@@ -9,7 +9,6 @@ five seconds old (`collect_statistics_interval`), so it is not asked more often.
 import base64
 import http.client
 import json
-import signal
 import threading
 import time
 import urllib.error
@@ -22,6 +21,7 @@ from workqueued.broker_settings import Broker
 from workqueued.errors import WorkqueuedError
 from workqueued.flow import Flow, Whole
 from workqueued.logs import Reminder, log
+from workqueued.signals import leave_to_main_thread
 from workqueued.urls import ManagementUrl
 
 #: How long one answer may take, seconds, and how large it may be, bytes: with its columns it is some hundred.
@@ -132,7 +132,7 @@ class Clerk(threading.Thread):
 
     def run(self) -> None:
         """Ask for ever; the thread is a daemon."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        leave_to_main_thread()
         while True:
             self.ask()
             self._pause(self._interval)

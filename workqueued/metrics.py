@@ -21,9 +21,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from workqueued import timings
-from workqueued.alerts import Alert
 from workqueued.scoreboard import Cell, Kind, Row, Scoreboard, State
-from workqueued.status import Condition, QueueStatus, Status
+from workqueued.status import Alert, Condition, QueueStatus, Status
 from workqueued.survey import Kernel, read, steady
 from workqueued.timings import BOUNDS, Histogram, Timing
 

@@ -26,7 +26,7 @@ from workqueued.logs import identify, log
 from workqueued.paths import changed
 from workqueued.proc import is_dead, resident_or_none
 from workqueued.scoreboard import Cell, Head, Kind, Row, Scoreboard, State
-from workqueued.signals import Inbox, send
+from workqueued.signals import Inbox, leave_to_main_thread, send
 from workqueued.status import MASTER_PATIENCE, Status
 from workqueued.survey import Kernel, read, steady
 from workqueued.teller import Samples, Teller, consuming
@@ -184,7 +184,7 @@ class _Asker(threading.Thread):
 
     def run(self) -> None:
         """Answer questions for ever; the thread is a daemon."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        leave_to_main_thread()
         while True:
             if not self._question.wait(self._idle):
                 self._reader.service()

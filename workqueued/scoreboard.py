@@ -135,10 +135,10 @@ class Cell(enum.IntEnum):
     REDELIVERIES = 19
     #: Tells the lives of a message apart (see `Delivery.life`).
     LIFE = 20
-    #: How long the message that was taken last had waited, ms, plus one; 0: nobody knows.
-    WAITED = 22
     #: Of the monitor: what waits in the delay levels of the whole vhost, plus one; 0: unknown.
     DELAYED = 21
+    #: How long the message that was taken last had waited, ms, plus one; 0: nobody knows.
+    WAITED = 22
 
 
 class QueueCell(enum.IntEnum):

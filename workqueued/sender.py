@@ -124,9 +124,11 @@ class Sender:
             DataError: text that UTF-8 cannot hold.
             TypeError: a body that is neither bytes nor text, or an unknown property.
         """
-        unknown = properties.keys() - _PROPERTIES
+        unknown = properties.keys() - Properties._fields
         if unknown:
-            raise TypeError(f"no such property: {', '.join(sorted(unknown))}; there are {', '.join(_PROPERTIES)}")
+            raise TypeError(
+                f"no such property: {', '.join(sorted(unknown))}; there are {', '.join(Properties._fields)}"
+            )
         now = time.time()
         headers = {ENQUEUED_AT: int(now * 1000), **(properties.pop("headers", None) or {})}
         wait = 0
@@ -280,9 +282,6 @@ class Sender:
     def timeout(self) -> float:
         """Seconds for one message."""
         return self._timeout
-
-
-_PROPERTIES = Properties._fields
 
 
 def _data(body: Any) -> bytes:

@@ -46,6 +46,11 @@ def block() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, MASTER)
 
 
+def leave_to_main_thread() -> None:
+    """Take none in this thread: they are the main thread's, or the inbox's."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
 def wait(seconds: float | None) -> signal.Signals | None:
     """The next pending signal, or None after `seconds` (None: no limit)."""
     if seconds is None:

@@ -40,6 +40,19 @@ class Condition(enum.Enum):
         return {Condition.RUNNING: 0, Condition.DOWN: 2}.get(self, 1)
 
 
+class Alert(enum.IntFlag):
+    """What may be active; stored as bits in the scoreboard, named in log, metrics and status."""
+
+    BACKLOG_HIGH = 1
+    UNCONSUMED = 2
+    DEAD_GROWING = 4
+
+    @property
+    def word(self) -> str:
+        """Its name in lower case, as in the event."""
+        return (self.name or "").lower()
+
+
 class QueueStatus(NamedTuple):
     """A queue; None is always unknown.
 

@@ -11,6 +11,7 @@ from workqueued.flow import Flow, eta
 from workqueued.scoreboard import Cell, DeathCell, Head, Kind, Pause, QueueCell, Row, Scoreboard, State
 from workqueued.status import (
     PAUSED_BY_CONFIGURATION,
+    Alert,
     DeathStatus,
     QueueStatus,
     Status,
@@ -25,8 +26,6 @@ T = TypeVar("T")
 
 #: So often a look is repeated that the master has disturbed.
 _LOOKS = 5
-#: Alerts by their bits (see `alerts`, which costs a command more to import than this).
-_ALERTS = {1: "backlog_high", 2: "unconsumed", 4: "dead_growing"}
 #: What the monitor's state tells of the broker: while it starts, it has not asked.
 _BROKER_ANSWERS = {State.IDLE.word: True, State.CONNECTING.word: False}
 _CAUSES = {
@@ -152,7 +151,7 @@ def _queue(row: Row, now: int, crews: Mapping[str, list[WorkerStatus]]) -> Queue
         eta_s=eta(ready, flow),
         oldest_s=max(ages, default=None),
         uncounted=words[QueueCell.UNCOUNTED],
-        alerts=tuple(name for bit, name in _ALERTS.items() if words[QueueCell.ALERTS] & bit),
+        alerts=tuple(alert.word for alert in Alert if words[QueueCell.ALERTS] & alert),
         done=words[QueueCell.PAST_DONE] + sum(worker.done for worker in mine),
         retried=words[QueueCell.PAST_RETRIED] + sum(worker.retried for worker in mine),
         dead_lettered=words[QueueCell.PAST_DEAD] + sum(worker.dead for worker in mine),

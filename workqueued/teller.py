@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workqueued.alerts import Alert, Event, Sample, Watch
+from workqueued.alerts import Event, Sample, Watch
 from workqueued.amqp.depth import Depth
 from workqueued.flow import Flow, Meter, Whole, eta
 from workqueued.logs import log
 from workqueued.monitor_settings import Alerts
 from workqueued.queue_settings import Queue
 from workqueued.scoreboard import LARGEST, Cell, QueueCell, Row, State
+from workqueued.status import Alert
 
 #: States in which a worker is a consumer.
 _CONSUMING = (State.IDLE, State.BUSY, State.SETTLING)

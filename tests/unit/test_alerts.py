@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from workqueued.alerts import Alert, Event, Sample, Watch
+from workqueued.alerts import Event, Sample, Watch
 from workqueued.flow import Flow
 from workqueued.monitor_settings import Alerts
+from workqueued.status import Alert
 
 #: In ten seconds it is told; by ready messages, by time, by dead letters.
 LIMITS = Alerts(ready=100, eta=60.0, after=10.0, unconsumed=5.0, dead=10)

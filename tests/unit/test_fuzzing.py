@@ -28,7 +28,7 @@ from workqueued.amqp.copies import fit
 from workqueued.amqp.tables import exact_tables
 from workqueued.cli import bulk, daemon, send
 from workqueued.config import Config, read_config
-from workqueued.delivery import Delivery
+from workqueued.delivery import Delivery, Properties
 from workqueued.errors import ConfigError, DataError, UsageError
 from workqueued.evidence import CrashCell, Evidence
 from workqueued.letters import Letter
@@ -432,7 +432,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(st.text(max_size=4) | st.sampled_from(wire.NAMES), inner, max_size=3),
 )
-KEYS = (*archive._NAMES, "body", "queue", "expires", "delay", "at", "headers", "x")
+KEYS = (*Properties._fields, "body", "queue", "expires", "delay", "at", "headers", "x")
 #: What is no JSON to everybody, or more than Python takes.
 EXTREMES = (
     b"1e999", b"9" * 5000, b"[" * 5000, b'{"a":' * 2000, b"NaN", b'"\\ud800"', b'"\xff"', b'{"$decimal":"1e999"}',

@@ -16,9 +16,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from workqueued import timings
-from workqueued.alerts import Alert
 from workqueued.metrics import registry
 from workqueued.scoreboard import Cell, Head, Kind, QueueCell, Row, Scoreboard, State
+from workqueued.status import Alert
 from workqueued.survey import Kernel, steady
 
 ROOT = Path(__file__).parents[2]
