@@ -6,6 +6,7 @@ Needs `unshare`, `nsenter` and `ip`, and root or user namespaces; nothing outsid
 import contextlib
 import functools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -123,6 +124,11 @@ class Link:
         """End a `cut`."""
         self.near.run("ip", "neigh", "del", FAR, "dev", "near")
         self._far.run("ip", "neigh", "del", NEAR, "dev", "far")
+
+    def connections(self) -> int:
+        """How many lead from the near end to the far one, as the near one's kernel sees it."""
+        table = Path(f"/proc/{self.near.pid}/net/tcp").read_text()  # proc(5): address, hexadecimal port, 01: established
+        return len(re.findall(rf":{PORT:04X} 01 ", table))
 
     def close(self) -> None:
         """Take it all down."""

@@ -117,13 +117,21 @@ def paused(node: Node) -> Callable[[], contextlib.AbstractContextManager[None]]:
     return block
 
 
+#: Sets the memory alarm and waits for it: the alarm handler tells the connections before it answers the question.
+_ALARM = """vm_memory_monitor:set_vm_memory_high_watermark(0.0000001),
+(fun Wait() -> case rabbit_alarm:get_alarms() of [] -> timer:sleep(20), Wait(); _ -> ok end end)()."""
+
+
 @pytest.fixture
 def alarm(node: Node) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """A block in which the broker's memory alarm blocks publishers."""
+    """A block in which the broker's memory alarm blocks publishers.
+
+    It starts when the connections have been told: one that publishes before that hears nothing until it publishes again.
+    """
 
     @contextlib.contextmanager
     def block() -> Iterator[None]:
-        node.ctl("set_vm_memory_high_watermark", "0.0000001")
+        node.ctl("eval", _ALARM)
         try:
             yield
         finally:

@@ -97,6 +97,8 @@ def test_a_half_open_link_is_noticed_within_15_seconds(link: Link, vhost: Vhost,
             noticed = running.await_event("broker.unreachable", slot=slot, within=20)
             assert "nobody answers at the other end any more" in noticed["error"]
             assert at(noticed) - cut_at < 15
+        eventually(lambda: not link.connections(), what="the one in mid-task notices as well")
+        assert time.time() - cut_at < 15
         (running.directory / "lost").touch()
         running.await_event("delivery.lost", slot=busy)
         link.mend()
