@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from system.debian import copy_sources, fill_wheelhouse, tree
 from xdist.scheduler import LoadScopeScheduling
 
+from system.debian import copy_sources, fill_wheelhouse, tree
 from system.machine import CONF, CONFIG, Machine, Service, files_of
 
-class OneMachineEach(LoadScopeScheduling):
+TESTS = Path(__file__).parent
+_TOOLS = ("debootstrap", "systemd-nspawn", "nsenter", "setpriv")
+
+
+class OneMachineEach(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
     """Both Debians are tested at the same time, and each by one process of pytest-xdist."""
 
     def _split_scope(self, nodeid: str) -> str:
@@ -24,8 +28,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneMachineEa
     return OneMachineEach(config, log)
 
 
-TESTS = Path(__file__).parent
-_TOOLS = ("debootstrap", "systemd-nspawn", "nsenter", "setpriv")
 
 
 def _unavailable(why: str) -> NoReturn:
@@ -45,7 +47,7 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         _unavailable("tests/system needs root: it boots a Debian with systemd-nspawn")
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
-        _unavailable(f"tests/system needs {', '.join(missing)}: apt-get install debootstrap systemd-container util-linux")
+        _unavailable(f"tests/system needs {', '.join(missing)}: apt-get install debootstrap systemd-container")
     shared = tmp_path_factory.mktemp("shared")
     try:
         fill_wheelhouse(request.param, shared / "wheels")
@@ -66,7 +68,7 @@ def files_before(machine: Machine) -> set[str]:
 @pytest.fixture(scope="session")
 def first_ten_minutes(machine: Machine, files_before: set[str]) -> str:
     """The transcript of a new user's first ten minutes, after which the service is installed and stopped."""
-    machine.do("systemctl", "start", "rabbitmq-server")
+    machine.start("rabbitmq-server")
     done = machine.run("bash", "-s", text=(TESTS / "first_ten_minutes").read_text())
     transcript = done.stdout + done.stderr
     (machine.console.parent / "first_ten_minutes").write_text(transcript)
@@ -79,7 +81,7 @@ def service(machine: Machine, first_ten_minutes: str) -> Iterator[Service]:
     """The service, active, with the configuration that is shipped; what a test changed is put back."""
     service = Service(machine)
     kept = {file: machine.read(file) for file in (CONFIG, CONF)}
-    machine.do("systemctl", "start", "rabbitmq-server", "workqueued")
+    machine.start("rabbitmq-server", "workqueued")
     yield service
     machine.run("systemctl", "stop", "workqueued")
     machine.run("rm", "-rf", "/etc/systemd/system/workqueued.service.d")

@@ -33,10 +33,10 @@ class Machine:
         mounts = (f"--bind-ro={shared / 'sources'}:{SOURCES}", f"--bind-ro={shared / 'wheels'}:{WHEELS}")
         how = ("--quiet", "--boot", "--register=no", "--keep-unit", "--private-network", "--console=pipe")
         with self.console.open("wb") as console:
-            # setpriv: it goes when we die, whatever of. Unified: cgroups as both Debians have them, whatever the host has.
+            # setpriv: it goes when we die, whatever of. Unified: cgroups as both Debians have them.
+            nspawn = ("setpriv", "--pdeathsig", "TERM", "--", "systemd-nspawn", *how, "--volatile=overlay")
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", "--", "systemd-nspawn", *how]
-                + ["--volatile=overlay", f"--hostname={suite}", f"--directory={tree}", *mounts],
+                [*nspawn, f"--hostname={suite}", f"--directory={tree}", *mounts],
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -92,6 +92,14 @@ class Machine:
             state = self.run("journalctl", "-n", "20", "--no-pager").stdout
             raise AssertionError(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}\n{state}")
         return done.stdout + done.stderr
+
+    def start(self, *units: str) -> None:
+        """Start units. systemd 257, below a host with cgroups of both kinds, sometimes needs a second try.
+
+        It says "Failed to spawn executor: No such file or directory", when a unit is started as soon as it has stopped.
+        """
+        self.run("systemctl", "start", *units)
+        self.do("systemctl", "start", *units)
 
     def write(self, file: str, text: str, mode: str = "644") -> None:
         """Write a file, its folder included; one that is there keeps owner and mode."""

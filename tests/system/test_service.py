@@ -4,20 +4,20 @@ import json
 import re
 
 import pytest
-from harness import eventually
+
 from system.machine import CONF, CONFIG, HOME, SOURCES, Machine, Service, files_of
 
 pytestmark = pytest.mark.timeout(600)
 
 #: A handler of the tests, as an operator would put it on a host.
-_HANDLERS = '''
+_HANDLERS = """
 def burst(task):
     for number in range(int(task.text)):
         task.log.info("burst.line", number=number)
 
 def long_line(task):
     task.log.info("long.line", text="x" * int(task.text))
-'''
+"""
 
 
 # --- install, and a new user -----------------------------------------------------------------------------------------
@@ -111,8 +111,8 @@ def test_a_broker_that_is_away_restarts_nothing(service: Service) -> None:
     assert service.show("ActiveState") == "active"
     assert service.show("NRestarts") == "0"
     service.wait(lambda: "connecting" in service.show("StatusText"), within=15)
-    service.machine.do("systemctl", "start", "rabbitmq-server")
-    service.await_settled(eventually(lambda: service.machine.run("wq-send", "hello").stdout.strip(), within=30))
+    service.machine.start("rabbitmq-server")
+    service.await_settled(service.send("hello"))
 
 
 def test_what_supervisorctl_stops_stays_stopped(service: Service) -> None:
@@ -205,8 +205,8 @@ def test_a_long_line_is_whole_and_everything_is_json(service: Service) -> None:
 
 def test_the_sandbox_is_as_tight_as_was_promised(service: Service) -> None:
     """The score of systemd-analyze, 0 is best, is the budget; and `limits` work within it."""
-    score = re.findall(r"Overall exposure level .*: ([\d.]+)", service.machine.do("systemd-analyze", "security", "workqueued"))
-    assert float(score[0]) <= 1.5
+    said = service.machine.do("systemd-analyze", "security", "workqueued")
+    assert float(re.findall(r"Overall exposure level .*: ([\d.]+)", said)[0]) <= 1.5
     limits = {"nice": 5, "nofile": 512, "memory": "2G"}
     queue = {"handler": "workqueued.samples:dots", "workers": 1, "limits": limits}
     service.configure(queues={"task_queue": queue})
@@ -234,7 +234,7 @@ def test_members_of_the_group_may_work_with_it_and_others_may_not(service: Servi
 
 
 def test_the_password_may_be_in_a_file_that_is_roots_alone(service: Service) -> None:
-    """systemd hands it over as a credential; a reload works as well."""
+    """As a credential, systemd hands it over as a credential; a reload works as well."""
     machine = service.machine
     machine.do("rabbitmqctl", "-q", "add_user", "wq", "secret of the tests")
     machine.do("rabbitmqctl", "-q", "set_permissions", "wq", ".*", ".*", ".*")
@@ -245,8 +245,8 @@ def test_the_password_may_be_in_a_file_that_is_roots_alone(service: Service) -> 
             queues={"task_queue": {"handler": "workqueued.samples:dots", "workers": 1}},
         )
         machine.do("systemctl", "restart", "workqueued")
-        message = machine.do("env", "WQ_URL=amqp://guest:guest@127.0.0.1/%2F", "wq-send", "--queue", "task_queue", "hello")
-        service.await_settled(message.strip())
+        address = "amqp://guest:guest@127.0.0.1/%2F"
+        service.await_settled(service.send("--url", address, "--queue", "task_queue", "hello"))
         machine.do("systemctl", "reload", "workqueued")
     finally:
         machine.do("rm", "/etc/workqueued/broker-password")
