@@ -6,7 +6,7 @@ PYTEST = $(BIN)/pytest
 export PYTHON PREFIX SYSCONFDIR DESTDIR
 
 .DEFAULT_GOAL = help
-.PHONY: help provision provision-tests venv run demo tour lint types contracts manual test test-unit test-process test-broker test-daemon \
+.PHONY: help provision provision-tests provision-system venv run demo tour lint types contracts manual test test-unit test-process test-broker test-daemon test-system \
 	check chaos soak bench install uninstall dist clean
 
 help:  ## show this list
@@ -49,8 +49,15 @@ manual: venv  ## write man pages, shell completions and the JSON Schema anew
 	@$(BIN)/python -m dev.manual
 
 # Two files at a time, each process with a broker of its own: the tests wait more than they work.
-test: venv provision-tests  ## all tests
-	$(PYTEST) -n 2 --dist loadfile
+test: venv provision-tests  ## all tests but those of test-system
+	$(PYTEST) -n 2 --dist loadfile tests/unit tests/process tests/broker tests/daemon
+
+provision-system:
+	@dev/provision system
+
+# The two Debians at a time.
+test-system: venv provision-system  ## `make install` under systemd on Debian 12 and 13; root, six minutes
+	$(PYTEST) -n 2 tests/system
 
 test-unit: venv provision-tests  ## tests that need nothing
 	$(PYTEST) tests/unit

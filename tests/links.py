@@ -127,8 +127,8 @@ class Link:
 
     def connections(self) -> int:
         """How many lead from the near end to the far one, as the near one's kernel sees it."""
-        table = Path(f"/proc/{self.near.pid}/net/tcp").read_text()  # proc(5): address, hexadecimal port, 01: established
-        return len(re.findall(rf":{PORT:04X} 01 ", table))
+        # proc(5): the other side's address and port, hexadecimal; 01 stands for established.
+        return len(re.findall(rf":{PORT:04X} 01 ", Path(f"/proc/{self.near.pid}/net/tcp").read_text()))
 
     def close(self) -> None:
         """Take it all down."""

@@ -126,7 +126,7 @@ _ALARM = """vm_memory_monitor:set_vm_memory_high_watermark(0.0000001),
 def alarm(node: Node) -> Callable[[], contextlib.AbstractContextManager[None]]:
     """A block in which the broker's memory alarm blocks publishers.
 
-    It starts when the connections have been told: one that publishes before that hears nothing until it publishes again.
+    It starts when the connections know: one that publishes earlier is told nothing before it publishes again.
     """
 
     @contextlib.contextmanager

@@ -86,7 +86,7 @@ def test_without_root_it_says_what_to_do() -> None:
     script = (ROOT / "dev/install").read_text().replace('cd "$(dirname "$0")/.."\n', "")
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     done = subprocess.run(
-        [*nobody, "sh", "-s", "install"], cwd="/", input=script, capture_output=True, text=True, check=False
+        [*nobody, "bash", "-s", "install"], cwd="/", input=script, capture_output=True, text=True, check=False
     )
     assert done.returncode == os.EX_NOPERM
     assert "sudo make install" in done.stderr

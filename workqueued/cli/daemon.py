@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from workqueued import __version__, credentials, doubts
+from workqueued import __version__, credentials, doubts, journal
 from workqueued.cli.arguments import Parser
 from workqueued.config import Config, read_config
 from workqueued.doubts import Doubt
@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_config(options.config)
     except WorkqueuedError as error:
         print(f"workqueued: {error}", file=sys.stderr)
+        if "SUPERVISOR_ENABLED" in os.environ and journal.is_ours(os.environ):
+            configure("info", "json", target="journal")  # else it would be in supervisord's file alone
+            log.error("master.refused", error=str(error), exit_code=error.exit_code)
         return error.exit_code
     if options.print_config:
         return _print_config(config)

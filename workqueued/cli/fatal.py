@@ -44,12 +44,12 @@ class Patience:
         if facts["groupname"] != _PROGRAM:
             return None
         if event == "PROCESS_STATE_FATAL":
-            return "it cannot be started: see supervisord.log"
+            return "cannot be started: see supervisord.log"
         if facts["expected"] == "1":
-            return "its configuration cannot work (exit code 78): try workqueued --check"
+            return "ended with exit code 78: its configuration cannot work, see the log or try workqueued --check"
         self.ends = self.ends + 1 if now - self.last < IN_A_ROW else 1
         self.last = now
-        return f"it ended {self.ends} times in a row" if self.ends >= MOST_ENDS else None
+        return f"ended {self.ends} times in a row, see the log" if self.ends >= MOST_ENDS else None
 
 
 def listen(events: TextIO, answers: TextIO, clock: Callable[[], float] = time.monotonic) -> str | None:
@@ -95,13 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tell(reason: str, file: Path) -> None:
-    """Log it: to a file of our own, as supervisord will not live to read what is in our pipe."""
-    from workqueued import logs
+    """Log it to the journal, show it in `systemctl status`, and write it down here.
 
+    The file is our own, as supervisord will not live to read what is in our pipe.
+    """
+    from workqueued import journal, logs, notify
+
+    notify.Notifier(os.environ).rest(f"failed: workqueued {reason}")
     with contextlib.suppress(OSError), file.open("a") as stream:
-        logs.configure("info", "json", stream)
-        logs.identify("supervisor")
-        logs.log.error("service.failed", reason=reason)
+        for target in ["stdout"] + ["journal"] * journal.is_ours(os.environ):
+            logs.configure("info", "json", stream, target=target)
+            logs.identify("supervisor")
+            logs.log.error("service.failed", reason=reason)
 
 
 if __name__ == "__main__":
