@@ -14,6 +14,8 @@ from typing import Any, Self
 import pika
 import yaml
 
+from workqueued.node import Node
+
 TESTS = Path(__file__).parent
 HOT_PATH = os.environ.get("WQ_TEST_HOT_PATH") != "0"
 Event = dict[str, Any]
@@ -29,6 +31,24 @@ def eventually(condition: Callable[[], object], within: float = 10.0, what: str 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {what or condition}")
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def memory_alarm(node: Node) -> Iterator[None]:
+    """A block in which the broker's memory alarm blocks publishers.
+
+    It starts when the connections know: one that publishes earlier is told nothing before it publishes again.
+    """
+    # The alarm handler tells the connections before it answers the question.
+    node.ctl(
+        "eval",
+        """vm_memory_monitor:set_vm_memory_high_watermark(0.0000001),
+        (fun Wait() -> case rabbit_alarm:get_alarms() of [] -> timer:sleep(20), Wait(); _ -> ok end end)().""",
+    )
+    try:
+        yield
+    finally:
+        node.ctl("set_vm_memory_high_watermark", "0.4")
 
 
 class Vhost:

@@ -1,6 +1,7 @@
 """What the broker tests share: wq-send in this process, a configuration file, users with less than every right."""
 
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import Vhost
+from harness import Vhost, memory_alarm
 
 from workqueued.broker_settings import Broker
 from workqueued.cli.send import main
@@ -117,27 +118,10 @@ def paused(node: Node) -> Callable[[], contextlib.AbstractContextManager[None]]:
     return block
 
 
-#: Sets the memory alarm and waits for it: the alarm handler tells the connections before it answers the question.
-_ALARM = """vm_memory_monitor:set_vm_memory_high_watermark(0.0000001),
-(fun Wait() -> case rabbit_alarm:get_alarms() of [] -> timer:sleep(20), Wait(); _ -> ok end end)()."""
-
-
 @pytest.fixture
 def alarm(node: Node) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """A block in which the broker's memory alarm blocks publishers.
-
-    It starts when the connections know: one that publishes earlier is told nothing before it publishes again.
-    """
-
-    @contextlib.contextmanager
-    def block() -> Iterator[None]:
-        node.ctl("eval", _ALARM)
-        try:
-            yield
-        finally:
-            node.ctl("set_vm_memory_high_watermark", "0.4")
-
-    return block
+    """A block in which the broker's memory alarm blocks publishers."""
+    return functools.partial(memory_alarm, node)
 
 
 def hung_up(connection: Any) -> Callable[[], bool]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from harness import Daemon, Event, Vhost, alive, eventually
+from harness import Daemon, Event, Vhost, alive, eventually, memory_alarm
 
 from workqueued.node import Node
 
@@ -91,14 +91,11 @@ def test_while_the_copy_cannot_be_published_the_publish_is_tried_again_and_not_t
         go = running.directory / "go"
         vhost.publish("task_queue", f"wait {go}", "fail 2")
         eventually(lambda: any(entry["body"].startswith("wait") for entry in running.ledger()))
-        node.ctl("set_vm_memory_high_watermark", "0.0000001")
-        go.touch()
-        try:
+        with memory_alarm(node):
+            go.touch()
             running.await_event("copy.delayed", within=30)
-        finally:
-            node.ctl("set_vm_memory_high_watermark", "0.4")
+            assert sum(e["body"] == "fail 2" and e["what"] == "started" for e in running.ledger()) == 1
         running.await_event("delivery.settled", outcome="done", attempt=2, count=2, within=60)
-        assert sum(e["body"] == "fail 2" and e["what"] == "started" for e in running.ledger()) == 2
 
 
 # --- time limits -----------------------------------------------------------------------------------------------------

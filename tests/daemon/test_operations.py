@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Daemon, Vhost, alive, eventually, run_cli
+from harness import Daemon, Vhost, alive, eventually, memory_alarm, run_cli
 
 from workqueued.node import Node
 
@@ -627,16 +627,13 @@ def test_a_dead_letter_is_held_until_it_is_confirmed(daemon: Daemons, vhost: Vho
         with vhost.channel() as channel:
             channel.queue_declare("task_queue", durable=True, arguments={"x-queue-type": "quorum"})
         vhost.publish("task_queue", "raise", "fine", "fine as well")
-        node.ctl("set_vm_memory_high_watermark", "0.0000001")
-        try:
+        with memory_alarm(node):
             running.write(queues=queue("ledgers:misbehave", workers=2))
             running.signal(signal.SIGHUP)
             running.await_event("delivery.settled", 2, outcome="done")
             running.signal(signal.SIGUSR1)
             running.await_event("child.reported", state="settling")
             assert not running.events("delivery.settled", outcome="dead")
-        finally:
-            node.ctl("set_vm_memory_high_watermark", "0.4")
         running.await_event("delivery.settled", outcome="dead", within=25)
         assert vhost.count("task_queue.dead") == 1
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from daemon.test_supervisord import Supervised
-from harness import Daemon, Event, Vhost, alive, eventually, run_cli
+from harness import Daemon, Event, Vhost, alive, eventually, memory_alarm, run_cli
 from links import FAR, PORT, Link, Placed, missing
 
 from workqueued.node import Node
@@ -146,8 +146,7 @@ def test_under_an_alarm_a_retry_and_a_letter_wait_and_their_handlers_do_not_run_
         with vhost.channel() as channel:
             channel.queue_declare("task_queue", durable=True, arguments={"x-queue-type": "quorum"})
         vhost.publish("task_queue", "retry 2", "json", "sleep 0", "sleep 0.1")
-        node.ctl("set_vm_memory_high_watermark", "0.0000001")
-        try:
+        with memory_alarm(node):
             running.write(queues=queue(workers=3, retry=SOON))
             running.signal(signal.SIGHUP)
             running.await_event("delivery.settled", 2, outcome="done")
@@ -155,8 +154,6 @@ def test_under_an_alarm_a_retry_and_a_letter_wait_and_their_handlers_do_not_run_
             running.await_event("child.reported", 2, state="settling")
             assert [len(started(running, body)) for body in ("retry 2", "json")] == [1, 1]
             assert len(running.events("delivery.settled")) == 2
-        finally:
-            node.ctl("set_vm_memory_high_watermark", "0.4")
         running.await_event("delivery.settled", outcome="dead", within=30)
         running.await_event("delivery.settled", outcome="done", attempt=2, within=30)
         assert [len(started(running, body)) for body in ("retry 2", "json")] == [2, 1]
