@@ -76,8 +76,20 @@ chaos: venv  ## the daemon under a steady load while all breaks around it; 10 mi
 soak: venv  ## an hour at full rate, to see that nothing grows; MINUTES=60
 	@PYTHONPATH=tests:. $(BIN)/python -m chaos.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TYPE),--type $(TYPE))
 
-bench: venv  ## measure
-	$(BIN)/python -m bench.run
+# The peers live in an environment of their own: nobody else needs them.
+.venv-bench/.ready: setup.cfg pyproject.toml
+	@dev/provision bench
+	@echo "bench: making .venv-bench (half a minute)"
+	@$(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+# ONLY=consume QUICK=1: a part of it, or small rounds to try the bench itself.
+bench: .venv-bench/.ready  ## speed and memory beside C, pika, Dramatiq and Celery; docs/benchmarks.md; 15 minutes
+	@.venv-bench/bin/python -m bench.run $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick --docs .run/bench)
+
+bench-scale: .venv-bench/.ready  ## up to 512 workers, 128 queues, a million messages; docs/scaling.md; 10 minutes
+	@.venv-bench/bin/python -m bench.scale $(if $(QUICK),--quick)
 
 install:  ## for the whole machine, as root: PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 	@dev/install install
@@ -89,5 +101,5 @@ dist: venv  ## a wheel, in dist/
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean:  ## remove all that make made, but your workqueued.yaml
-	rm -rf .venv .run dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench .run dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
