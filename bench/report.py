@@ -42,7 +42,7 @@ def write(results: Results, docs: Path) -> None:
     cells = [cell for cell in CELLS if any(results.of(cell.systems[0].name, **_key(cell)))]
     parts += [line for cell in cells for line in _table(results, cell)]
     parts += ["## Other figures\n", "| figure | median | min–max |", "|---|---|---|"]
-    parts += [_row(name, f"{statistics.median(v):.3g}", _span(v, "{:.3g}")) for name, v in results.figures.items()]
+    parts += [row(name, f"{statistics.median(v):.3g}", _span(v, "{:.3g}")) for name, v in results.figures.items()]
     parts += ["\nRates (bulk) in messages/s, times in s, memory in MiB, idle CPU in percent of one processor."]
     (docs / "benchmarks.md").write_text("\n".join(parts) + "\n")
 
@@ -62,7 +62,7 @@ def _goals(results: Results) -> Iterator[str]:
     for goal in GOALS:
         figures = goal.figures(results)
         if figures:
-            yield _row(goal.what, f"{goal.sign} {goal.show(goal.bound)}", *_verdict(goal, figures, results))
+            yield row(goal.what, f"{goal.sign} {goal.show(goal.bound)}", *_verdict(goal, figures, results))
 
 
 def _verdict(goal: Goal, figures: list[float], results: Results) -> tuple[str, str]:
@@ -88,7 +88,7 @@ def _table(results: Results, cell: Cell) -> Iterator[str]:
         if not ratios:
             continue
         rates, client, broker = ([one[key] for one in samples] for key in ("rate", "client_us", "broker_us"))
-        yield _row(
+        yield row(
             system.name, f"{statistics.median(rates):,.0f}", _span(rates, "{:,.0f}"),
             f"**{statistics.median(ratios):.2f}**", _span(ratios, "{:.2f}"),
             f"{statistics.median(client):.0f}" if system.counts else "not seen", f"{statistics.median(broker):.0f}",
@@ -135,5 +135,6 @@ def _span(values: list[float], show: str) -> str:
     return f"{show.format(min(values))}–{show.format(max(values))}"
 
 
-def _row(*words: str) -> str:
+def row(*words: str) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(words)} |"
