@@ -6,8 +6,8 @@ PYTEST = $(BIN)/pytest
 export PYTHON PREFIX SYSCONFDIR DESTDIR
 
 .DEFAULT_GOAL = help
-.PHONY: help provision provision-tests venv run demo tour lint types contracts manual test test-unit test-process test-broker test-daemon \
-	check chaos soak bench install uninstall dist clean
+.PHONY: help provision provision-tests venv run demo tour lint types contracts manual test test-unit test-process \
+	test-broker test-daemon check chaos soak bench bench-scale install uninstall dist clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -84,7 +84,7 @@ soak: venv  ## an hour at full rate, to see that nothing grows; MINUTES=60
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
-# ONLY=consume QUICK=1: a part of it, or small rounds to try the bench itself.
+# ONLY=consume QUICK=1: a part of it, or small rounds to try the bench itself, whose report goes to .run/bench.
 bench: .venv-bench/.ready  ## speed and memory beside C, pika, Dramatiq and Celery; docs/benchmarks.md; 15 minutes
 	@.venv-bench/bin/python -m bench.run $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick --docs .run/bench)
 
