@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.report import row
+from bench.results import row
 from bench.rig import Rig
 from bench.systems import BENCH, INFO
 from workqueued.node import Node

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from bench.consume import CELLS, Cell
 from bench.goals import GOALS, Goal
-from bench.results import Results
+from bench.results import Results, row
 from bench.systems import AMQP_CONSUME, HANDLERS, PIKA
 
 IMAGE = Path("images/benchmarks.png")
@@ -133,8 +133,3 @@ def _workers(cell: Cell) -> str:
 
 def _span(values: list[float], show: str) -> str:
     return f"{show.format(min(values))}–{show.format(max(values))}"
-
-
-def row(*words: str) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(words)} |"

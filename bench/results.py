@@ -45,3 +45,8 @@ class Results:
     def median(self, name: str) -> float | None:
         """The median of a figure; None when it was not measured."""
         return statistics.median(self.figures[name]) if self.figures.get(name) else None
+
+
+def row(*words: str) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(words)} |"

@@ -23,7 +23,7 @@ import pika
 import yaml
 
 from bench import machine
-from bench.report import row
+from bench.results import row
 from bench.rig import Rig
 from bench.systems import BENCH, INFO, C
 from workqueued.node import Node
