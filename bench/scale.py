@@ -58,10 +58,10 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(rig: Rig, workers: int, queues: list[str], kind: str = "classic") -> Iterator[Fleet]:
+def fleet(rig: Rig, workers: int, queues: list[str]) -> Iterator[Fleet]:
     """A fleet for the length of a block, once all its workers consume."""
     folder = Path(tempfile.mkdtemp(dir=rig.scratch))
-    each = {"handler": "builtins:id", "type": kind, "workers": workers // len(queues)}
+    each = {"handler": "builtins:id", "type": "classic", "workers": workers // len(queues)}
     settings = {
         "broker": {"url": rig.node.url},
         "queues": dict.fromkeys(queues, each),
