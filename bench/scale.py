@@ -61,14 +61,16 @@ class Fleet:
 def fleet(rig: Rig, workers: int, queues: list[str]) -> Iterator[Fleet]:
     """A fleet for the length of a block, once all its workers consume."""
     folder = Path(tempfile.mkdtemp(dir=rig.scratch))
-    each = {"handler": "builtins:id", "type": "classic", "workers": workers // len(queues)}
+    each = {"handler": "idle:nothing", "type": "classic", "workers": workers // len(queues)}
     settings = {
         "broker": {"url": rig.node.url},
         "queues": dict.fromkeys(queues, each),
         "run_directory": "run",
+        "pythonpath": str(folder),
         "log": {"format": "json", "settled": "debug"},
         "monitor": {"listen": "none"},
     }
+    (folder / "idle.py").write_text("def nothing(task):\n    pass\n")
     (folder / "workqueued.yaml").write_text(yaml.safe_dump(settings))
     command = [str(_BIN / "workqueued"), "--config", str(folder / "workqueued.yaml")]
     with (folder / "log").open("wb") as log:
