@@ -6,8 +6,8 @@ PYTEST = $(BIN)/pytest
 export PYTHON PREFIX SYSCONFDIR DESTDIR
 
 .DEFAULT_GOAL = help
-.PHONY: help provision provision-tests provision-system venv run demo tour lint types contracts manual test test-unit test-process test-broker test-daemon test-system \
-	check chaos soak bench install uninstall dist clean
+.PHONY: help provision provision-tests provision-system venv run demo tour lint types contracts manual test test-unit \
+	test-process test-broker test-daemon test-system check chaos soak bench bench-scale install uninstall dist clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -83,18 +83,30 @@ chaos: venv  ## the daemon under a steady load while all breaks around it; 10 mi
 soak: venv  ## an hour at full rate, to see that nothing grows; MINUTES=60
 	@PYTHONPATH=tests:. $(BIN)/python -m chaos.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TYPE),--type $(TYPE))
 
-bench: venv  ## measure
-	$(BIN)/python -m bench.run
+# The peers live in an environment of their own: nobody else needs them.
+.venv-bench/.ready: setup.cfg pyproject.toml
+	@dev/provision bench
+	@echo "bench: making .venv-bench (half a minute)"
+	@$(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+# ONLY=consume QUICK=1: a part of it, or small rounds to try the bench itself, whose report goes to .run/bench.
+bench: .venv-bench/.ready  ## speed and memory beside C, pika, Dramatiq and Celery; docs/benchmarks.md; 15 minutes
+	@.venv-bench/bin/python -m bench.run $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick --docs .run/bench)
+
+bench-scale: .venv-bench/.ready  ## up to 512 workers, 128 queues, a million messages; docs/scaling.md; 10 minutes
+	@.venv-bench/bin/python -m bench.scale $(if $(QUICK),--quick)
 
 install:  ## for the whole machine, as root: PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR=
 	@dev/install install
 
-uninstall:  ## undo it, but keep configuration, logs and the user
+uninstall:  ## undo it, but keep the configuration
 	@dev/install uninstall
 
 dist: venv  ## a wheel, in dist/
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean:  ## remove all that make made, but your workqueued.yaml
-	rm -rf .venv .run dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench .run dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

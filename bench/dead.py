@@ -1,6 +1,6 @@
 """Measure `wq-dead` on a dead queue of 100,000 letters: how fast a replay is, and how much memory a list takes.
 
-About a minute, on a private broker; prints a Markdown table.
+`python -m bench.dead`: about a minute, on a private broker; prints two rows of a Markdown table.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 
 import pika
 
-from bench.common import print_row
+from bench.results import row
 from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.topology import declare_dead_queue
 from workqueued.broker_settings import Broker
@@ -99,15 +99,10 @@ def _letter() -> Message:
 def main() -> int:
     """Measure and print."""
     with tempfile.TemporaryDirectory(prefix="wq-bench-") as folder, Node(Path(folder) / "broker") as node:
-        report(node)
+        print(row(f"`wq-dead replay` of {LETTERS:,} letters", f"{measure_replay(node.url):,.0f}/s", "≥ 5,000/s"))
+        memory = f"{measure_list(node.url):.0f} MB"
+        print(row(f"`wq-dead list` of {LETTERS:,} letters, memory at its peak", memory, "< 100 MB"))
     return 0
-
-
-def report(node: Node) -> None:
-    """Measure, and print rows of the table."""
-    print_row(f"`wq-dead replay` of {LETTERS:,} letters", f"{measure_replay(node.url):,.0f}/s", "≥ 5,000/s")
-    memory = f"{measure_list(node.url):.0f} MB"
-    print_row(f"`wq-dead list` of {LETTERS:,} letters, memory at its peak", memory, "< 100 MB")
 
 
 if __name__ == "__main__":

@@ -1,184 +1,98 @@
-"""Measure what the project promises in figures: start, replacement, memory, idle CPU, wq-send, throughput.
+"""Measure the program, its peers and the limits, side by side: `make bench`.
 
-    make bench            about ten minutes, on a private broker; prints a Markdown table
+    python -m bench.run                     all of it, at most 15 minutes; writes docs/benchmarks.md and its picture
+    python -m bench.run --quick --docs DIR  two minutes, to try the bench itself; its figures say nothing
+    python -m bench.run --render            the report once more, from the figures of the last run
 
-Times of one run may be compared with each other, hardly with those of another day: machines are noisy, so what matters
-is given as a ratio within the run, from interleaved rounds.
+Everything happens on one private broker on loopback. What is measured, and how, stands in the report's head.
 """
 
-import os
-import signal
-import statistics
+import argparse
+import importlib.metadata
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import yaml
-
-from bench import command, dead, retries
-from bench.common import BENCH, COMMANDS, daemon, drain_rate, epoch, fill, print_row
+from bench import consume, fairness, footprint, machine, publish, report
+from bench.results import Results
+from bench.rig import Rig
+from bench.systems import BENCH
 from workqueued.node import Node
-from workqueued.sender import Sender
 
-HANDLER = "bench_handler:nothing"
-
-PIKA_SEND = """
-import pika, sys
-c = pika.BlockingConnection(pika.URLParameters(sys.argv[1])); ch = c.channel(); ch.confirm_delivery()
-ch.basic_publish("", sys.argv[2], b"hello", pika.BasicProperties(delivery_mode=2), mandatory=True); c.close()
-"""
-PIKA_CONSUME = """
-import pika, sys, time
-from bench_handler import nothing
-c = pika.BlockingConnection(pika.URLParameters(sys.argv[1])); ch = c.channel(); ch.basic_qos(prefetch_count=1)
-def on_message(ch, method, properties, body):
-    nothing(None)
-    ch.basic_ack(method.delivery_tag)
-ch.basic_consume(sys.argv[2], on_message)
-ch.start_consuming()
-"""
-
-
-# --- what is measured ------------------------------------------------------------------------------------------------
-
-
-def measure_start(scratch: Path, url: str) -> tuple[float, float]:
-    """Median ms to the first worker consuming: since the master started, since the command was run."""
-    since_master, since_command = [], []
-    for round_ in range(5):
-        with daemon(scratch / f"start{round_}", url, {"bench": {"handler": HANDLER, "workers": 8}}) as one:
-            first = epoch(one.await_events("worker.consuming", 1)[0])
-            since_master.append(1000 * (first - epoch(one.events("master.started")[0])))
-            since_command.append(1000 * (first - one.started))
-            one.await_events("worker.consuming", 8)
-    return statistics.median(since_master), statistics.median(since_command)
-
-
-def measure_replacement(scratch: Path, url: str) -> list[float]:
-    """Ms from kill -9 of a worker to its replacement consuming, each."""
-    times = []
-    with daemon(scratch / "kill", url, {"bench": {"handler": HANDLER, "workers": 4}}) as one:
-        one.await_events("worker.consuming", 4)
-        for kills in range(15):
-            with Sender(url) as sender:  # each worker has worked: its death is no crash loop
-                for _ in range(12):
-                    sender.send("x", queue="bench")
-            one.await_events("delivery.settled", 12 * (kills + 1))
-            # Each slot in turn: five deaths of one within a minute would be a crash loop.
-            victim = [e["pid"] for e in one.events("worker.consuming") if e["slot"] == f"bench/{kills % 4}"][-1]
-            killed = time.time()
-            os.kill(victim, signal.SIGKILL)
-            times.append(1000 * (epoch(one.await_events("worker.consuming", 5 + kills)[-1]) - killed))
-    return times
-
-
-def measure_idle(scratch: Path, url: str, workers: int) -> tuple[float, float]:
-    """(PSS per worker in MB, CPU of the whole daemon in percent of a core) with idle workers."""
-    with daemon(scratch / "idle", url, {"bench": {"handler": HANDLER, "workers": workers}}) as one:
-        pids = [event["pid"] for event in one.await_events("worker.consuming", workers)]
-        time.sleep(3)  # let the start-up end
-        everybody = [one.process.pid, *children_of(one.process.pid)]
-        before, began = sum(map(cpu_seconds, everybody)), time.monotonic()
-        time.sleep(20)
-        cpu = (sum(map(cpu_seconds, everybody)) - before) / (time.monotonic() - began)
-        pss = statistics.mean(map(pss_kib, pids)) / 1024
-    return pss, 100 * cpu
-
-
-def measure_send(scratch: Path, url: str) -> tuple[float, float]:
-    """Median wall ms of `wq-send hello` and of the shortest pika script, interleaved."""
-    script = scratch / "shortest.py"
-    script.write_text(PIKA_SEND)
-    config = scratch / "send.yaml"
-    config.write_text(yaml.safe_dump({"broker": {"url": url}, "queues": {"bench": {"handler": HANDLER}}}))
-    ours = [str(COMMANDS / "wq-send"), "--config", str(config), "hello"]
-    theirs = [sys.executable, str(script), url, "bench"]
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for _ in range(15):
-        for name, words in (("ours", ours), ("theirs", theirs)):
-            began = time.monotonic()
-            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-            times[name].append(1000 * (time.monotonic() - began))
-    return statistics.median(times["ours"]), statistics.median(times["theirs"])
-
-
-def measure_rate(
-    scratch: Path, node: Node, queue_type: str, rounds: int = 3, backlog: int = 12_000
-) -> dict[str, float]:
-    """Median messages/s of one worker with a handler that does nothing: ours (info, warning) and pika's loop."""
-    script = scratch / "consume.py"
-    script.write_text(PIKA_CONSUME)
-    rates: dict[str, list[float]] = {"info": [], "warning": [], "pika": []}
-    for round_ in range(rounds):
-        for name, found in rates.items():
-            queue = f"rate.{queue_type}.{name}.{round_}"
-            fill(node, queue, queue_type, backlog)
-            if name == "pika":
-                command = [sys.executable, str(script), node.url, queue]
-                process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(BENCH)})
-                found.append(drain_rate(node, queue, backlog))
-                process.terminate()
-                process.wait()
-            else:
-                queues = {queue: {"handler": HANDLER, "workers": 1, "type": queue_type}}
-                with daemon(scratch / queue, node.url, queues, name):
-                    found.append(drain_rate(node, queue, backlog))
-    return {name: statistics.median(found) for name, found in rates.items()}
-
-
-# --- /proc -----------------------------------------------------------------------------------------------------------
-
-
-def children_of(pid: int) -> list[int]:
-    """The direct children of a process."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its threads, from the scheduler's own nanoseconds."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
-def pss_kib(pid: int) -> int:
-    """Proportional set size of a process, KiB."""
-    rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(row.split()[1]) for row in rows if row.startswith("Pss:"))
-
-
-# --- report ----------------------------------------------------------------------------------------------------------
+#: From the start to the last measurement, seconds.
+_LONGEST = 14.5 * 60
+_FIGURES = BENCH.parent / ".run" / "bench.json"
+_PARTS = ("publish", "footprint", "fairness", "consume")
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and write."""
+    options = _options()
+    if options.render:
+        report.write(Results.load(options.figures), options.docs)
+        return 0
+    began = time.monotonic()
+    results = Results()
     with tempfile.TemporaryDirectory(prefix="wq-bench-") as folder, Node(Path(folder) / "broker") as node:
-        scratch = Path(folder)
-        fill(node, "bench", "quorum", 1)
-        since_master, since_command = measure_start(scratch, node.url)
-        kills = measure_replacement(scratch, node.url)
-        pss, cpu = measure_idle(scratch, node.url, 64)
-        ours, theirs = measure_send(scratch, node.url)
-        rates = {queue_type: measure_rate(scratch, node, queue_type) for queue_type in ("classic", "quorum")}
-        print_row("figure", "measured", "goal")
-        print_row("---", "---", "---")
-        retries.report(scratch, node)
-        command.report(node)
-        dead.report(node)
-    print_row("first worker consuming after the master started (median of 5)", f"{since_master:.0f} ms", "≤ 1000 ms")
-    print_row("… after the command was run", f"{since_command:.0f} ms", "")
-    replaced = f"{statistics.median(kills):.0f} ms; {max(kills):.0f} ms"
-    print_row("replacement consuming after kill -9 of a worker (median of 15; worst)", replaced, "≤ 300 ms")
-    print_row("64 idle workers: PSS of one", f"{pss:.1f} MB", "≤ 7 MB")
-    print_row("64 idle workers: CPU of the whole daemon", f"{cpu:.2f} % of a core", "≤ 1 %")
-    ratio = f"{ours:.0f} ms / {theirs:.0f} ms = {ours / theirs:.2f}"
-    print_row("`wq-send hello`, wall, against the shortest pika script", ratio, "≤ 1.5")
-    for queue_type, rate in rates.items():
-        for level in ("info", "warning"):
-            ratio = f"{rate[level]:.0f}/s / {rate['pika']:.0f}/s = {rate[level] / rate['pika']:.2f}"
-            print_row(f"one worker, no-op handler, {queue_type}, log {level}, against pika's own loop", ratio, "")
+        rig = Rig(Path(folder), node)
+        results.about = _describe(rig)
+        for part in options.only or _PARTS:
+            print(f"bench: {part} ({time.monotonic() - began:.0f} s)", flush=True)
+            _measure(part, rig, results, options, began + _LONGEST)
+    results.about["took"] = f"{(time.monotonic() - began) / 60:.1f} minutes" + (", --quick" if options.quick else "")
+    results.save(options.figures)
+    report.write(results, options.docs)
+    print(f"bench: {results.about['took']}; {options.docs / 'benchmarks.md'}")
     return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.run")
+    parser.add_argument("--quick", action="store_true", help="small rounds, to try the bench itself")
+    parser.add_argument("--only", action="append", choices=_PARTS, help="a part alone; may be repeated")
+    parser.add_argument("--docs", type=Path, default=BENCH.parent / "docs", help="where the report goes")
+    parser.add_argument("--figures", type=Path, default=_FIGURES, help="where the figures are kept")
+    parser.add_argument("--render", action="store_true", help="measure nothing, write the report from the figures")
+    return parser.parse_args()
+
+
+def _measure(part: str, rig: Rig, results: Results, options: argparse.Namespace, deadline: float) -> None:
+    quick = options.quick
+    if part == "publish":
+        results.figures |= publish.measure(rig, 10_000 if quick else 100_000, 1 if quick else 3)
+    elif part == "footprint":
+        results.figures |= footprint.measure_start(rig, 1 if quick else 5)
+        results.figures |= footprint.measure_replacement(rig)
+        results.figures |= footprint.measure_memory(rig, 8 if quick else 64)
+        results.figures |= footprint.measure_idle(rig, 3 if quick else 20)
+    elif part == "fairness":
+        results.figures |= fairness.measure(rig, 1 if quick else 3)
+    else:
+        for sample in consume.measure(rig, consume.QUICK_CELLS if quick else consume.CELLS, deadline):
+            results.samples.append(sample)
+            place = f"round {sample['round'] + 1}, {sample['kind']}, {sample['size']} B, {sample['workers']} workers"
+            cost = f"{sample['client_us']:4.0f} + {sample['broker_us']:4.0f} µs"
+            print(f"  {place:44} {sample['system']:32} {sample['rate']:7.0f}/s  {cost}", flush=True)
+
+
+def _describe(rig: Rig) -> dict[str, str]:
+    """When, where, and of which versions."""
+    packages = ("workqueued", "pika", "celery", "kombu", "dramatiq")
+    versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
+    c = subprocess.run([rig.scratch / "consumer"], check=True, capture_output=True, text=True).stdout.strip()
+    erlang = rig.node.ctl("eval", "erlang:system_info(otp_release).").strip().strip('"')
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=BENCH, check=False, capture_output=True, text=True  # noqa: S607
+    ).stdout.strip()
+    return {
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "command": f"`make bench`, commit {commit or 'unknown'}",
+        "machine": machine.describe(),
+        "versions": f"Python {sys.version.split()[0]}, RabbitMQ {rig.node.ctl('version').strip()} (Erlang {erlang}), "
+        f"librabbitmq {c}, " + ", ".join(versions),
+    }
 
 
 if __name__ == "__main__":

@@ -68,8 +68,10 @@ class Pool:
     #: Set when the daemon must end because of its configuration: the exit code.
     verdict: int | None = None
     _wanted: Mapping[str, str] = field(default_factory=dict, init=False)
-    #: Queues that have a Spawn in the plan being made.
-    _planned: set[str] = field(default_factory=set, init=False)
+    #: The living by pid: with hundreds of them nothing may look through all for each.
+    _living: dict[int, Child] = field(default_factory=dict, init=False)
+    #: Queues that have a child which is not ready, or a Spawn in the plan being made.
+    _warming: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self._lay_out()
@@ -100,6 +102,7 @@ class Pool:
         child = Child(pid, slot_name, slot.queue, self.generation, now, hold, tick=now)
         if slot.queue != NO_QUEUE:
             child.hard_limit = self.config.queues[slot.queue].hard_limit
+        self._living[pid] = child
         if slot.current is None:
             slot.current = child
         else:
@@ -165,7 +168,8 @@ class Pool:
             recycled: it said that it leaves to be replaced.
             message: what it had in hand, if anything.
         """
-        slot, child = self._slot_of(pid)
+        child = self._living.pop(pid)
+        slot = self.slots[child.slot]
         if slot.current is child:
             slot.current, slot.successor = slot.successor, None
         else:
@@ -228,7 +232,7 @@ class Pool:
         if self.stopping_since is not None:
             return [action for child in self.children() for action in self._plan_stop(child, now)]
         actions: list[Action] = []
-        self._planned.clear()
+        self._warming = {child.queue for child in self.children() if not child.ready}
         for slot in self.slots.values():
             actions += self._plan_slot(slot, now)
         for child in self.children():
@@ -261,15 +265,13 @@ class Pool:
         fate = self.fates[slot.queue]
         if fate.paused or now < max(slot.retry_at, fate.refused_until):
             return False
-        warming = slot.queue in self._planned or any(
-            not child.ready for s in self.slots.values() if s.queue == slot.queue for child in s.children()
-        )
+        warming = slot.queue in self._warming
         if slot.current is not None:  # a successor: one at a time, and none after the canary failed
             may = not warming and fate.failed != self.generation
         else:  # an empty slot loads whatever code is there; the first child of a generation goes alone
             may = fate.proven == self.generation or not warming
         if may:
-            self._planned.add(slot.queue)
+            self._warming.add(slot.queue)
         return may
 
     def _plan_stop(self, child: Child, now: float) -> list[Action]:
@@ -354,7 +356,7 @@ class Pool:
 
     def find(self, pid: int) -> Child | None:
         """The child with this pid."""
-        return next((child for child in self.children() if child.pid == pid), None)
+        return self._living.get(pid)
 
     def paused(self) -> list[str]:
         """The queues whose command cannot be run."""
@@ -367,13 +369,6 @@ class Pool:
     def _all_refused(self, now: float) -> bool:
         active = [name for name, queue in self.config.queues.items() if queue.active_workers]
         return all(now < self.fates[name].refused_until for name in active)
-
-    def _slot_of(self, pid: int) -> tuple[Slot, Child]:
-        for slot in self.slots.values():
-            for child in slot.children():
-                if child.pid == pid:
-                    return slot, child
-        raise LookupError(f"no child with pid {pid}")
 
     def _lay_out(self) -> None:
         """Make the slots that the configuration asks for; others stay until their children are gone."""

@@ -97,8 +97,8 @@ def test_the_board_has_room_for_every_worker_twice(tmp_path: Path) -> None:
     """A rolling reload holds two rows for each worker, and there is a row for each queue and for the monitors."""
     assert CAPACITY >= 3 * MOST_WORKERS + 2
     board = Scoreboard.create(tmp_path)
-    for index in range(1, CAPACITY + 1):
-        board.row(index).words[Cell.KIND] = Kind.WORKER
+    for _ in range(CAPACITY):
+        board.claim(Kind.WORKER, "one")
     board.row(CAPACITY).words[Cell.KIND] = Kind.FREE
     assert board.claim(Kind.WORKER, "last").index == CAPACITY
     assert sum(1 for _ in board.rows(Kind.WORKER)) == CAPACITY
