@@ -14,7 +14,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, TextIO
+from json.encoder import encode_basestring_ascii as _text
+from typing import Any, NamedTuple, TextIO
 
 import structlog
 
@@ -32,8 +33,21 @@ _LARGEST_NUMBER = 2**63
 #: Made once: `json.dumps` makes one at each call that asks for anything special.
 _ENCODER = json.JSONEncoder(default=repr, allow_nan=False)
 
-#: structlog's last processor: (logger, level, event) to what the outlet takes.
+#: structlog's one processor: (logger, level, facts with the event's name among them) to what the outlet takes.
 Renderer = Callable[[Any, str, MutableMapping[str, Any]], str | bytes]
+
+
+class _Identity(NamedTuple):
+    """Who this process is: what each of its lines carries, the same in JSON, and the names that are taken thereby."""
+
+    facts: Mapping[str, Any]
+    text: str
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, **facts: Any) -> "_Identity":
+        """From its facts."""
+        return cls(facts, _members(facts), frozenset(facts) | {"time", "level"})
 
 
 class _Log:
@@ -81,7 +95,6 @@ class _Log:
 
 
 log = _Log()
-_identity: dict[str, Any] = {}
 
 
 def configure(level: str, form: str, stream: TextIO | None = None, *, target: str = "stdout") -> None:
@@ -108,24 +121,19 @@ def configure(level: str, form: str, stream: TextIO | None = None, *, target: st
         sink = LineSink(stream.fileno(), blocks=console)
     log.set(
         structlog.wrap_logger(
-            Outlet(sink, lambda lines: render(None, "warning", _notice(lines))),
-            processors=[structlog.processors.format_exc_info, _stamp, render],
+            Outlet(sink, lambda lines: render(None, "warning", {"event": "log.dropped", "lines": lines})),
+            processors=[render],
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
             context_class=dict,
-        ).bind(**_identity),
+        ).bind(),
         level,
     )
 
 
 def identify(role: str, **facts: Any) -> None:
     """Say once who this process is: role, pid, host, and what else is given; every later line carries it."""
-    _identity.clear()
-    _identity.update(role=role, pid=os.getpid(), host=socket.gethostname(), **facts)
-    log.set(log.bind().new(**_identity))
-
-
-def _notice(lines: int) -> dict[str, Any]:
-    return {"time": _now(), "level": "warning", "event": "log.dropped", "pid": os.getpid(), "lines": lines}
+    global _identity  # noqa: PLW0603 - of the process, as its pid is
+    _identity = _Identity.of(role=role, pid=os.getpid(), host=socket.gethostname(), **facts)
 
 
 def _now() -> str:
@@ -138,31 +146,59 @@ def _calendar(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def _stamp(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Time, level and event first: a person reads them first, too."""
-    stamp = {"time": _now(), "level": method, "event": event.pop("event", None)}
-    if "time" in event or "level" in event:
-        return stamp | {f"{key}_" if key in stamp else key: value for key, value in event.items()}
-    stamp.update(event)
-    return stamp
+def _record(level: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole event. Time, level and name come first: a person reads them first, too."""
+    stamp = {"time": _now(), "level": level, "event": facts.get("event")}
+    if "exc_info" in facts:
+        facts = structlog.processors.format_exc_info(None, level, dict(facts))
+    rest = {f"{key}_" if key in ("time", "level") else key: value for key, value in facts.items() if key != "event"}
+    return {**stamp, **_identity.facts, **rest}
 
 
 def _json_renderer(longest: int) -> Renderer:
     """Renders events as JSON of less than so many bytes."""
 
-    def render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    def render(_logger: Any, level: str, facts: MutableMapping[str, Any]) -> str:
         try:
-            line = _ENCODER.encode(event)
+            line = _json(level, facts)
         except Exception:  # noqa: BLE001 - NaN, a cycle, a key or a number that JSON has not, a repr that raises
-            line = json.dumps({key: _plain(value) for key, value in event.items()})
-        return line if len(line) < longest else json.dumps(_shortened(event, longest))
+            line = json.dumps({key: _plain(value) for key, value in _record(level, facts).items()})
+        return line if len(line) < longest else json.dumps(_shortened(_record(level, facts), longest))
 
     return render
 
 
+def _json(level: str, facts: MutableMapping[str, Any]) -> str:
+    """An event in JSON: in a third of the time, when nothing about it is unusual, as who we are is not written anew."""
+    if "exc_info" in facts or not _identity.names.isdisjoint(facts):
+        return _ENCODER.encode(_record(level, facts))
+    rest = dict(facts)
+    name = _member(rest.pop("event", None))
+    return f'{{"time": "{_now()}", "level": "{level}", "event": {name}{_identity.text}{_members(rest)}}}'
+
+
+def _members(facts: Mapping[str, Any]) -> str:
+    """Facts as members of a JSON object that has some already."""
+    return "".join([f", {_text(key)}: {_member(value)}" for key, value in facts.items()])
+
+
+def _member(value: Any) -> str:
+    kind = type(value)
+    if kind is str:
+        return _text(value)
+    if kind is int or (kind is float and value - value == 0):  # of NaN and infinities that is NaN
+        return repr(value)
+    return "null" if value is None else _ENCODER.encode(value)
+
+
+_identity = _Identity({}, "", frozenset({"time", "level"}))
+
+
 def _journal_renderer(text: Renderer) -> Renderer:
     """Renders events as records of the journal."""
-    return lambda logger, method, event: journal.datagram(str(text(logger, method, event)), event)
+    return lambda logger, level, facts: journal.datagram(
+        str(text(logger, level, facts)), {**_identity.facts, **facts, "level": level}
+    )
 
 
 def _plain(value: Any) -> str | int | float | None:
@@ -196,14 +232,14 @@ def _console(*, colors: bool) -> Renderer:
         colors=colors and "NO_COLOR" not in os.environ, timestamp_key="time", sort_keys=False, pad_event_to=22
     )
 
-    def render(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-        shown = {k: _printable(v) for k, v in event.items() if k not in _NOT_SHOWN and v is not None}
+    def render(logger: Any, level: str, facts: MutableMapping[str, Any]) -> str:
+        shown = {k: _printable(v) for k, v in _record(level, facts).items() if k not in _NOT_SHOWN and v is not None}
         shown["time"] = str(shown["time"])[11:23]
         trace = shown.pop("traceback", None)
         try:
-            line = str(renderer(logger, method, shown))
+            line = str(renderer(logger, level, dict(shown)))
         except Exception:  # noqa: BLE001 - a repr that raises
-            line = str(_json_renderer(_PIPE_BUF)(logger, method, shown))
+            line = json.dumps({key: _plain(value) for key, value in shown.items()})
         return f"{line}\n{trace}".rstrip("\n") if trace else line
 
     return render

@@ -20,11 +20,11 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
     """A socket in the place of journald's."""
     path = str(tmp_path / "socket")
     monkeypatch.setattr(journal, "SOCKET", path)
+    monkeypatch.setattr(logs, "_identity", logs._identity)  # put back afterwards
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(path)
         end.setblocking(False)
         yield end
-    logs._identity.clear()
     logs.configure("info", "json")
 
 
