@@ -41,8 +41,15 @@ def _collect(_message: Any, done: int) -> None:
         gc.collect()
 
 
+def _fail_once(message: Any, _done: int) -> None:
+    if message.attempt == 1:
+        raise ValueError("the first attempt")
+
+
 nothing = _Counted()
 #: A body that begins with H is heavy, 50 ms; another one light, 1 ms.
 toil = _Counted(_toil)
 #: Has the garbage collected once in 250 tasks.
 collect = _Counted(_collect)
+#: Fails the first attempt, and counts the second.
+fail_once = _Counted(_fail_once)

@@ -185,6 +185,11 @@ DRAMATIQ = System("Dramatiq", _dramatiq_worker, 2500, "dramatiq", _dramatiq_argu
 CELERY = System("Celery", _celery_worker, 2000, "celery", consumers=_one)
 HANDLERS = [C, RAW, DEBUG, INFO, PIKA, DRAMATIQ, CELERY]
 
+_AFTER_A_SECOND = {"attempts": 2, "first": "1s", "factor": 1, "jitter": 0}
+FAILING_ONCE = System(
+    "workqueued, retries", _workqueued({"handler": "bench.bench_handlers:fail_once", "retry": _AFTER_A_SECOND}), 1000
+)
+
 # A program for each message. cat, as amqp-consume dies of SIGPIPE when the program ends before it has read the body.
 COMMAND = System("workqueued, command: [/bin/cat]", _workqueued({"command": ["/bin/cat"]}), 1000, counts=False)
 AMQP_CONSUME = System(

@@ -23,6 +23,8 @@ class Link:
     broker: socket.socket
     #: Pass on half of the next thing that the broker says, then reset.
     tear: bool = False
+    #: The client was the last to speak.
+    asked: bool = False
     done: threading.Event = field(default_factory=threading.Event)
 
     def reset(self) -> None:
@@ -41,6 +43,10 @@ class Relay:
         target: the broker's port.
         from_broker: makes the filter for what the broker says on a new connection; None: all goes on.
         listener: a socket that listens already, instead of that port.
+
+    Attributes:
+        port: where it listens.
+        round_trips: how often the broker spoke after a client had, on all connections that there ever were.
     """
 
     def __init__(
@@ -51,6 +57,8 @@ class Relay:
     ) -> None:
         self._target = target
         self.from_broker = from_broker
+        self.round_trips = 0
+        self._counting = threading.Lock()
         self._pace: float | None = None
         self._open = threading.Event()
         self._open.set()
@@ -131,6 +139,10 @@ class Relay:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self._open.wait()
+                if from_broker and link.asked:
+                    with self._counting:
+                        self.round_trips += 1
+                link.asked = not from_broker
                 if self._pace is not None:
                     time.sleep(len(data) / self._pace)
                 if from_broker and link.tear:

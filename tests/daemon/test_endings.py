@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from harness import Daemon, Event, Vhost, alive, eventually, memory_alarm
+from relay import Relay
 
 from workqueued.node import Node
 
@@ -96,6 +97,27 @@ def test_while_the_copy_cannot_be_published_the_publish_is_tried_again_and_not_t
             running.await_event("copy.delayed", within=30)
             assert sum(e["body"] == "fail 2" and e["what"] == "started" for e in running.ledger()) == 1
         running.await_event("delivery.settled", outcome="done", attempt=2, count=2, within=60)
+
+
+def test_a_failed_attempt_costs_at_most_three_round_trips(daemon: Daemons, vhost: Vhost) -> None:
+    """To the broker, once the connections and the delay levels are there; a message that is done costs one."""
+    with Relay(vhost.port) as relay:
+        broker = {"url": vhost.url.replace(str(vhost.port), str(relay.port))}
+        policy = {"attempts": 2, "first": "1h"}
+        with daemon(queue(retry=policy), broker=broker, monitor={"interval": "1h"}) as running:
+            running.consuming(1)
+
+            def cost(body: str, outcome: str) -> float:
+                vhost.publish("task_queue", body)
+                running.await_event("delivery.settled", outcome=outcome)
+                before = relay.round_trips
+                vhost.publish("task_queue", *[body] * 100)
+                running.await_event("delivery.settled", 101, outcome=outcome)
+                return (relay.round_trips - before) / 100
+
+            # What is above a whole number is the monitor's, which asks once.
+            assert 1 <= cost("fine", "done") < 1.5
+            assert 2 <= cost("fail 2", "retried") <= 3
 
 
 # --- time limits -----------------------------------------------------------------------------------------------------
