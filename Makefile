@@ -6,7 +6,7 @@ PYTEST = $(BIN)/pytest
 export PYTHON PREFIX SYSCONFDIR DESTDIR
 
 .DEFAULT_GOAL = help
-.PHONY: help provision provision-tests provision-system venv run demo tour lint types contracts manual test test-unit \
+.PHONY: help provision provision-tests provision-system debians venv run demo tour lint types contracts manual test test-unit \
 	test-process test-broker test-daemon test-system check chaos soak bench bench-scale install uninstall dist clean
 
 help:  ## show this list
@@ -48,12 +48,17 @@ contracts: venv  ## who may import whom
 manual: venv  ## write man pages, shell completions and the JSON Schema anew
 	@$(BIN)/python -m dev.manual
 
-# Two files at a time, each process with a broker of its own: the tests wait more than they work.
+# Two files at a time, each process with a broker of its own: the tests wait more than they work. In this order, so that
+# none of the long ones is left for the end, when the other process has nothing to do.
 test: venv provision-tests  ## all tests but those of test-system
-	$(PYTEST) -n 2 --dist loadfile tests/unit tests/process tests/broker tests/daemon
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/unit tests/process tests/broker tests/daemon
 
 provision-system:
 	@dev/provision system
+
+# What test-system boots, two minutes each: test-system makes them as well, if nobody did.
+debians: venv provision-system
+	@PYTHONPATH=tests $(BIN)/python -m system.debian
 
 # The two Debians at a time.
 test-system: venv provision-system  ## `make install` under systemd on Debian 12 and 13; root, six minutes

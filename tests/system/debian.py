@@ -53,6 +53,14 @@ def copy_sources(directory: Path) -> None:
             shutil.copy2(source, target)
 
 
+def main() -> int:
+    """Make both trees, one after the other."""
+    for suite in PYTHONS:
+        print(f"debian: {suite}", flush=True)
+        tree(suite)
+    return 0
+
+
 def _run(*command: str) -> str:
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "LANG": "C.UTF-8"}
@@ -60,3 +68,7 @@ def _run(*command: str) -> str:
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,8 @@ from harness import eventually
 SOURCES, WHEELS = "/usr/src/workqueued", "/usr/src/wheels"
 CONFIG, CONF = "/etc/workqueued/workqueued.yaml", "/etc/workqueued/supervisord.conf"
 HOME = "/usr/local/lib/workqueued"
+#: A change of the unit that is the tests' own, gone with the next boot.
+SHORTER = "/run/systemd/system/workqueued.service.d/shorter.conf"
 _ENVIRONMENT = (
     *("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"),
     *("PIP_NO_INDEX=1", f"PIP_FIND_LINKS={WHEELS}", "SYSTEMD_PAGER=cat", "MANPAGER=cat"),

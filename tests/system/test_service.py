@@ -2,10 +2,11 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
-from system.machine import CONF, CONFIG, HOME, SOURCES, Machine, Service, files_of
+from system.machine import CONF, CONFIG, HOME, SHORTER, SOURCES, Machine, Service, files_of
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -259,6 +260,7 @@ def test_uninstall_leaves_the_configuration_and_nothing_else(
     machine: Machine, files_before: set[str], service: Service
 ) -> None:
     """The running service is stopped first. The last test, as nothing is left to test then."""
+    machine.do("rm", "-r", str(Path(SHORTER).parent))
     said = machine.do("make", "-C", SOURCES, "uninstall")
     assert "/etc/workqueued" in said
     left = files_of(machine) - files_before
