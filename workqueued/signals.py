@@ -37,6 +37,8 @@ CHILD = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGINT, signal.S
 #: asked after each task. (signal.py wraps CPython's own _signal, which has had these functions since 3.5.)
 _signal = importlib.import_module("_signal")
 current_handler: Callable[[int], object] = _signal.getsignal
+#: How long a task's handler may have changed our signals in a stream of short tasks, ns.
+_LOOK_EVERY = 50_000_000
 _SETMASK = int(signal.SIG_SETMASK)
 _set_mask: Callable[[int, Iterable[int]], set[int]] = _signal.pthread_sigmask
 
@@ -66,7 +68,7 @@ class Inbox:
     """A child's signals as bytes on a socket that its watching thread reads.
 
     The C-level handler writes the signal's number at once (signal.set_wakeup_fd), also while the main thread is inside
-    a long C call and its Python handlers have to wait.
+    a long C call and its Python handlers have to wait. Numbers may come twice.
     """
 
     #: The installed one, so that it is never collected: a signal in the last moment of a process would find its socket
@@ -74,6 +76,7 @@ class Inbox:
     _installed: "Inbox | None" = None
 
     def __init__(self) -> None:
+        self._look_again = 0
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)  # noqa: FBT003 - its only argument
         self._writer.setblocking(False)  # noqa: FBT003
@@ -82,20 +85,27 @@ class Inbox:
         """Take the child's signals and unblock everything. Main thread only."""
         Inbox._installed = self
         for number in CHILD:
-            signal.signal(number, _leave_it_to_the_inbox)
+            signal.signal(number, _post)
         # A handler may start programs and write to pipes; these are for the master and the defaults.
         for number in (signal.SIGUSR2, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
-    def restore(self) -> bool:
-        """Undo what a handler did to our signals; returns whether anything had to be undone. Main thread only."""
+    def restore(self, now: int) -> bool:
+        """Undo what handlers did to our signals; returns whether anything had to be undone. Main thread only.
+
+        Args:
+            now: monotonic ns. So soon after the last look there is none: it takes three system calls.
+        """
+        if now < self._look_again:
+            return False
+        self._look_again = now + _LOOK_EVERY
         wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         intact = wakeup == self._writer.fileno()
         for number in CHILD:
-            if current_handler(number) is not _leave_it_to_the_inbox:
-                signal.signal(number, _leave_it_to_the_inbox)
+            if current_handler(number) is not _post:
+                signal.signal(number, _post)
                 intact = False
         if _set_mask(_SETMASK, ()):
             intact = False
@@ -122,8 +132,10 @@ class Inbox:
         self._writer.close()
 
 
-def _leave_it_to_the_inbox(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: the number is already in the inbox."""
+def _post(number: int, _frame: FrameType | None) -> None:
+    """Put a signal into the inbox, where it is already, unless a task's handler took the wakeup descriptor away."""
+    if Inbox._installed is not None:  # noqa: SLF001
+        Inbox._installed.post(number)  # noqa: SLF001
 
 
 def forget_in_forks() -> None:

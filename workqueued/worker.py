@@ -211,6 +211,7 @@ class Worker:
             delivery = consumer.next()
             self._tick()
             if delivery is None:
+                self._put_signals_back()
                 self._settler.rest()
                 self._look_around()
             elif self._draining():
@@ -246,7 +247,8 @@ class Worker:
         duration = time.monotonic_ns() - started
         self._settled += 1
         self._recycled = self._recycler.due(self._settled)
-        self._enter(State.SETTLING)
+        if self._leaving() or verdict.outcome is not Outcome.DONE:  # an ack alone takes no time
+            self._enter(State.SETTLING)
         raised = result if isinstance(result, BaseException) else None
         ended = Ended(delivery, verdict, raised, waited, duration, self._callee.name(delivery))
         try:
@@ -293,9 +295,12 @@ class Worker:
             os._exit(os.EX_OK)  # the handler forked and came back in the child, which must not touch the connection
         self._output.end()
         self._keeper.take_back()
-        if self._inbox.restore() | self._callee.restore():
-            log.warning("handler.meddled", error="the handler changed our signal handlers; they were put back")
+        self._put_signals_back()
         return result
+
+    def _put_signals_back(self) -> None:
+        if self._inbox.restore(time.monotonic_ns()) | self._callee.restore():
+            log.warning("handler.meddled", error="the handler changed our signal handlers; they were put back")
 
     def _have_the_queue_paused(self, verdict: Verdict) -> None:
         """The command cannot be run: tell the master, which drains all workers of the queue, and wait for that."""

@@ -344,6 +344,47 @@ def test_a_process_whose_socket_is_closed_by_its_death_is_seen_to_be_dead() -> N
         ours.close()
 
 
+def test_a_signal_is_heard_although_a_task_took_the_wakeup_descriptor(run_python: RunPython) -> None:
+    """By then the C-level handler writes to somebody else."""
+    process = run_python(
+        """
+        import os, signal, time
+        from workqueued.signals import Inbox
+
+        inbox = Inbox()
+        inbox.install()
+        signal.set_wakeup_fd(-1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(inbox.take() == [signal.SIGTERM], flush=True)
+        """
+    )
+    assert read_line(process) == "True"
+    process.wait()
+
+
+def test_what_a_task_did_to_the_signals_is_undone_at_the_next_look(run_python: RunPython) -> None:
+    """There is none within 50 ms of the last one, in a stream of tasks that take less."""
+    process = run_python(
+        """
+        import os, signal, time
+        from workqueued.signals import Inbox
+
+        inbox = Inbox()
+        inbox.install()
+        now = time.monotonic_ns()
+        looks = [inbox.restore(now)]
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+        looks += [inbox.restore(now + 49_000_000), inbox.restore(now + 51_000_000), inbox.restore(now + 200_000_000)]
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(looks, signal.SIGTERM in inbox.take(), flush=True)
+        """
+    )
+    assert read_line(process) == "[False, False, True, False] True"
+    process.wait()
+
+
 def test_a_signal_in_the_last_moment_of_a_child_leaves_no_trace(run_python: RunPython) -> None:
     """The inbox is out of scope by then; Python would complain of its closed socket in the middle of the log."""
     process = run_python(
