@@ -3,14 +3,32 @@
 import argparse
 import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from workqueued.durations import parse_duration
 from workqueued.errors import UsageError
 
+#: Where no terminal tells.
+_COLUMNS = 80
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """As by default, but for the width: to learn that for each option, argparse imports shutil, bz2 and lzma."""
+    return argparse.HelpFormatter(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    try:
+        return int(os.environ.get("COLUMNS", "")) or os.get_terminal_size(1).columns or _COLUMNS
+    except (OSError, ValueError):
+        return _COLUMNS
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises UsageError, so that a wrong command line ends with 64 as everything else we say."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_formatter, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Tell what is wrong, and what would be right; an argument that it quotes may be a URL with a password."""
