@@ -70,7 +70,7 @@ class Broker:
         "file whose first line is the password; it takes the place of the one in the URL",
         default=None,
     )
-    tls: Tls | None = key(read_section(Tls), "certificates of amqps addresses", default=None)
+    tls: Tls | None = key(read_section(Tls), "certificates of amqps and https addresses", default=None)
     heartbeat: float = key(
         duration("2s", "10m", "0", 0.0),
         "AMQP heartbeat; a hung peer is noticed after 1 to 2 times (heartbeat + 5 s); 0: none, TCP keepalive instead",
@@ -96,14 +96,19 @@ class Broker:
     def contradictions(given: Mapping[str, Any]) -> list[tuple[str, str]]:
         """What is wrong with keys that are right one by one, as (key, text); None stands for a value that is wrong."""
         urls = given.get("url", (_DEFAULT_URL,))
-        if "tls" in given and urls and not any(url is None or url.tls for url in urls):
+        if "tls" not in given or urls is None:
+            return []
+        if "management_url" in given:
+            urls = (*urls, given["management_url"])
+        if urls and not any(url is None or url.tls for url in urls):
             return [("tls", "is for amqps addresses, and broker.url has none; expected amqps://host there")]
         return []
 
     @property
     def unverified(self) -> bool:
         """Whether anybody who can get in between passes for the broker, in spite of TLS."""
-        return self.tls is not None and not self.tls.verify and any(url.tls for url in self.url)
+        over_tls = any(url.tls for url in self.url) or (self.management_url is not None and self.management_url.tls)
+        return self.tls is not None and not self.tls.verify and over_tls
 
     @property
     def rhythm(self) -> float:

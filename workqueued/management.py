@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from workqueued import tls
 from workqueued.broker_settings import Broker
-from workqueued.errors import WorkqueuedError
+from workqueued.errors import ConfigError, WorkqueuedError
 from workqueued.flow import Flow, Whole
 from workqueued.logs import Reminder, log
 from workqueued.signals import leave_to_main_thread
@@ -46,10 +47,6 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow none."""
 
 
-#: Not through a proxy of the environment either: it would read the password.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
-
-
 class ManagementReader:
     """Asks the API of one broker for the queues of its vhost."""
 
@@ -60,6 +57,9 @@ class ManagementReader:
         self._user = user
         self._headers = {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
         self._base = f"{url.base}/api/queues/{quote(first.vhost, safe='')}"
+        self._tls = url.tls
+        self._certificates = broker.tls
+        self._opener: urllib.request.OpenerDirector | None = None
 
     def read(self, queue: str) -> Whole:
         """What it says of a queue; nothing of one that it does not know.
@@ -70,7 +70,8 @@ class ManagementReader:
         url = f"{self._base}/{quote(queue, safe='')}?columns={_COLUMNS}"
         request = urllib.request.Request(url, headers=self._headers)  # noqa: S310 - http or https, see ManagementUrl
         try:
-            with _OPENER.open(request, timeout=_TIMEOUT) as answer:
+            self._opener = self._opener or self._make_opener()
+            with self._opener.open(request, timeout=_TIMEOUT) as answer:
                 return understand(json.loads(answer.read(_MOST)))
         except urllib.error.HTTPError as error:
             with error:
@@ -79,6 +80,16 @@ class ManagementReader:
                 raise ManagementError(self._explain(error.code)) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ManagementError(f"{self._base}: {getattr(error, 'reason', None) or error}") from error
+
+    def _make_opener(self) -> urllib.request.OpenerDirector:
+        # Not through a proxy of the environment either: it would read the password.
+        handlers: list[Any] = [urllib.request.ProxyHandler({}), _NoRedirect]
+        if self._tls:
+            try:
+                handlers.append(urllib.request.HTTPSHandler(context=tls.context(self._certificates)))
+            except ConfigError as error:  # a file that was there when the configuration was read
+                raise ManagementError(str(error)) from error
+        return urllib.request.build_opener(*handlers)
 
     def _explain(self, code: int) -> str:
         if code in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):

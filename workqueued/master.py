@@ -258,8 +258,8 @@ class Master:
         try:
             config = self._entries.read_config(self._config.file)
             check_unchangeable(self._config, config)
-            configure(config.log.level, config.log.format, target=config.log.target)
             self._bulletin.lay_out(config)
+            configure(config.log.level, config.log.format, target=config.log.target)
         except (ConfigError, ScoreboardError) as error:
             self._bulletin.count_rejected_reload()
             log.error("reload.rejected", error=str(error), hint="the old configuration goes on")

@@ -85,6 +85,11 @@ class ManagementUrl:
     password: str | None = field(default=None, repr=False)
     prefix: str = ""
 
+    @property
+    def tls(self) -> bool:
+        """Whether it is encrypted."""
+        return self.scheme == "https"
+
     @classmethod
     def parse(cls, text: str) -> "ManagementUrl":
         """Read a URL.

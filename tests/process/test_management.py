@@ -3,15 +3,19 @@
 import base64
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tls_broker import Authority
 
 from workqueued import management
-from workqueued.broker_settings import Broker
+from workqueued.broker_settings import Broker, Tls
 from workqueued.flow import Flow, Whole
 from workqueued.management import Clerk, ManagementError, ManagementReader, understand
 from workqueued.urls import BrokerUrl, ManagementUrl
@@ -95,6 +99,27 @@ def test_the_queue_is_asked_for_as_the_brokers_user(api: Api) -> None:
     ((path, authorization),) = api.asked
     assert path.startswith("/api/queues/my%2Fhost/a%2Fb%3Fc?columns=messages_unacknowledged,")
     assert authorization == "Basic " + base64.b64encode(b"sue:pa/ss").decode()
+
+
+def test_over_https_the_brokers_certificates_are_used(api: Api, tmp_path: Path) -> None:
+    """Those that `broker.tls` names; a certificate by anybody else is refused."""
+    ours, others = Authority(tmp_path / "ours"), Authority(tmp_path / "others")
+    cert, key = ours.issue("api")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    api.server.socket = context.wrap_socket(api.server.socket, server_side=True)
+    api.body = json.dumps({"messages_unacknowledged": 4}).encode()
+    url = ManagementUrl.parse(api.url.replace("http:", "https:"))
+
+    def read(ca: Path) -> Whole:
+        return ManagementReader(replace(BROKER, tls=Tls(ca=ca)), url).read("q")
+
+    assert read(ours.file) == Whole(4)
+    with pytest.raises(ManagementError, match="certificate verify failed"):
+        read(others.file)
+    ours.file.unlink()
+    with pytest.raises(ManagementError, match=r"broker\.tls\.ca: cannot read"):
+        read(ours.file)
 
 
 def test_a_user_of_the_urls_own_is_preferred(api: Api) -> None:

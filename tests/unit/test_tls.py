@@ -78,6 +78,7 @@ def test_the_key_may_lie_in_the_file_of_the_certificate(tmp_path: Path, authorit
     [
         ("tls: {}", "T/workqueued.yaml:2: broker.tls: is for amqps addresses, and broker.url has none; expected amqps"),
         ("url: 'amqp://h', tls: {}", "T/workqueued.yaml:2: broker.tls: is for amqps addresses"),
+        ("management_url: 'http://h', tls: {}", "T/workqueued.yaml:2: broker.tls: is for amqps addresses"),
         ("url: 'amqps://h', tls: {key: '{a}/worker.key'}", "T/workqueued.yaml:2: broker.tls.cert: missing"),
         ("url: 'amqps://h', tls: {login: true}", "T/workqueued.yaml:2: broker.tls.cert: missing; expected the file of"),
         ("url: 'amqps://h', tls: {verify: maybe}", "broker.tls.verify: found 'maybe' (text), expected true or false"),
