@@ -74,9 +74,7 @@ class Settler:
         self._pause = pause
         self._host = socket.gethostname()
         self._trouble = Reminder()
-        # A concrete logger: the general one is looked up at every call, which is noticeable in a short task.
-        self._log = log.bind()
-        self._tell_done: Callable[..., None] = getattr(self._log, done_at)
+        self._done_at = done_at
         self._tells_done = log.hears(done_at)
 
     def settle(self, consumer: Consumer, ended: Ended, *, last: bool) -> None:
@@ -152,17 +150,16 @@ class Settler:
         if delivery.given_before:
             facts["redelivered"] = True
         if outcome is Outcome.DONE:
-            say = self._tell_done
-            say("delivery.settled", **facts)
+            log.say("delivery.settled", self._done_at, facts)
         elif outcome is Outcome.LOST:
-            self._log.warning("delivery.lost", verdict=verdict.outcome.value, error=verdict.error, **facts)
+            log.warning("delivery.lost", verdict=verdict.outcome.value, error=verdict.error, **facts)
         else:
             facts |= {"reason": verdict.reason, "error": verdict.error}
             if outcome is Outcome.RETRIED:
                 facts["delay_s"] = verdict.delay
             if delivery.crashes or CRASHES in verdict.headers:
                 facts["crashes"] = verdict.headers.get(CRASHES, delivery.crashes)
-            self._log.warning("delivery.settled", traceback=_traceback(ended.raised), **facts)
+            log.warning("delivery.settled", traceback=_traceback(ended.raised), **facts)
 
 
 def _traceback(error: BaseException | None) -> str | None:
