@@ -48,10 +48,10 @@ contracts: venv  ## who may import whom
 manual: venv  ## write man pages, shell completions and the JSON Schema anew
 	@$(BIN)/python -m dev.manual
 
-# Two files at a time, each process with a broker of its own: the tests wait more than they work. In this order, so that
-# none of the long ones is left for the end, when the other process has nothing to do.
+# Three files at a time, each process with a broker of its own: the tests wait more than they work. In this order, so that
+# none of the long ones is left for the end, when the other processes have nothing to do.
 test: venv provision-tests  ## all tests but those of test-system
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/unit tests/process tests/broker tests/daemon
+	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder --durations 15 tests/unit tests/process tests/broker tests/daemon
 
 provision-system:
 	@dev/provision system
