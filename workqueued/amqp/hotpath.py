@@ -232,18 +232,3 @@ def _read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
     if here != end:
         raise ValueError("a header does not end in its table")
     return found, end
-
-
-def join_frames(connection: Any) -> None:
-    """What a SelectConnection has to send, in one piece: pika makes a send(2) of each of a message's three frames.
-
-    Each is a packet of its own through the kernel, 10 µs; a bulk spent half of its time there.
-    """
-    transport = getattr(connection, "_transport", None)
-    if type(transport) is not _AsyncPlaintextTransport:
-        return
-    frames = getattr(transport, "_tx_buffers", None)
-    if isinstance(frames, deque) and len(frames) > 1:
-        data = b"".join(frames)
-        frames.clear()
-        frames.append(data)

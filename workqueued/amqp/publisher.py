@@ -15,6 +15,7 @@ from typing import Any
 
 import pika
 
+from workqueued.amqp import outgoing
 from workqueued.amqp.connection import (
     MOST_HEADER_BYTES,
     encoded_size,
@@ -25,7 +26,6 @@ from workqueued.amqp.connection import (
     translated,
     worst,
 )
-from workqueued.amqp.hotpath import join_frames
 from workqueued.amqp.refusals import LevelsGoneError, explain_channel_close, explain_encoding
 from workqueued.broker_settings import Broker
 from workqueued.delivery import Message
@@ -241,8 +241,7 @@ class Publisher:
                 "put the data elsewhere and send a reference to it"
             )
         try:
-            properties = properties_to_pika(message.properties)
-            self._channel.basic_publish(*_way(message), message.body, properties, mandatory=True)
+            self._write(message)
         except pika.exceptions.AMQPConnectionError as error:
             raise translate(error, self._url) from error
         except Exception as error:
@@ -255,6 +254,11 @@ class Publisher:
         self._unconfirmed_bytes += len(message.body)
         self.last_used = self._clock()
         return self._tickets_before + tag
+
+    def _write(self, message: Message) -> None:
+        way, channel = _way(message), self._channel
+        if not self._broker.hot_path or not outgoing.write(self._connection, channel.channel_number, way, message):
+            channel.basic_publish(*way, message.body, properties_to_pika(message.properties), mandatory=True)
 
     def check(self) -> None:
         """Raise what ended the connection or the channel, if something did."""
@@ -272,7 +276,7 @@ class Publisher:
         if self._failure is not None:
             raise self._failure
         if self._broker.hot_path:
-            join_frames(self._connection)
+            outgoing.join(self._connection)
         with translated(self._url):
             self._connection.ioloop.poll()
             self._connection.ioloop.process_timeouts()
