@@ -101,8 +101,8 @@ def _ideal(value: float) -> str:
 
 
 _SAFETY = (
-    "keeper, scoreboard, time limit, verdict and reading the delivery are 17 µs of Python in a loop by themselves; with a "
-    "wait before each task, and the broker on the same processors meanwhile, they take three times as long"
+    "keeper, scoreboard, time limit, verdict and reading the delivery are 17 µs of Python in a loop alone; with "
+    "a wait before each task, and the broker on the same processors meanwhile, they take three times as long"
 )
 _TOO_QUICK = f"{_SAFETY}; and so does the line of the log, 9 µs"
 _SHARED = "workers and broker share the processors, so each µs of a worker is one less for the broker"
@@ -122,11 +122,12 @@ GOALS = [
     Goal("client CPU of a task, `settled: info`", "≤", 90, _client(INFO.name), _microseconds, _TOO_QUICK),
     Goal("client CPU of a task, `settled: debug`", "≤", 55, _client(DEBUG.name), _microseconds, _SAFETY),
     Goal("`wq-send --lines`, 100,000 × 100 B, against C with 1,000 unconfirmed", "≥", 0.7,
-         _quotient("bulk", "bulk C"), _factor, "making a message and keeping it until it is confirmed costs more than C's whole one"),
+         _quotient("bulk", "bulk C"), _factor,
+         "making a message and keeping it until it is confirmed costs more than C's whole one"),
     Goal("`wq-send hello`, wall, against the shortest pika script", "≤", 1.2, _quotient("hello", "hello pika"),
          _factor, "Python starts with more modules"),
     Goal("PSS of a worker of 64, after 1,000 tasks and a collection", "≤", 4, _figure(f"memory {INFO.name}"), _mib,
-         "70 KB of it are objects of the worker's own; the rest are pages that it shared with the master until reference "
+         "70 KB of it are objects of its own; the rest are pages that it shared with the master until reference "
          "counts were written into them, 2.6 MiB of these when pika connects", _beside("memory", _mib)),
     Goal("idle CPU of 8 workers, all processes", "≤", 0.2, _figure(f"idle {INFO.name}"), _percent,
          "keepers look around four times in a heartbeat", _beside("idle", _percent)),
