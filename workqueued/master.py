@@ -178,12 +178,8 @@ class Master:
                 busy=words[Cell.STATE] == State.BUSY,
                 deadline=words[Cell.DEADLINE] / 1e9,
             )
-            if words[Cell.UNUSABLE]:
-                self._pause(child.queue, row.note)
-
-    def _pause(self, queue: str, why: str | None) -> None:
-        if self._pool.pause(queue):
-            self._tell_paused(queue, why)
+            if words[Cell.UNUSABLE] and self._pool.pause(child.queue, child.generation):
+                self._tell_paused(child.queue, row.note)
 
     def _tell_paused(self, queue: str, why: str | None) -> None:
         log.error(

@@ -113,8 +113,13 @@ class Pool:
         slot = self.slots[slot_name]
         slot.retry_at = now + max(1.0, slot.backoff.next_delay())
 
-    def pause(self, queue: str) -> bool:
-        """The queue's command cannot be run: nobody serves it until a reload; returns whether that is new."""
+    def pause(self, queue: str, generation: int) -> bool:
+        """A worker's command cannot be run: nobody serves its queue until a reload; returns whether that is news.
+
+        From a worker of an older generation it is none: the reload was for that, and it has not been reaped yet.
+        """
+        if generation != self.generation:
+            return False
         fate = self.fates[queue]
         news, fate.paused = not fate.paused, True
         return news
@@ -186,8 +191,8 @@ class Pool:
                 self.verdict = os.EX_CONFIG
             elif fate.proven < child.generation:
                 fate.failed = child.generation
-            elif self._runs_command(child.queue):
-                fate.paused = True  # it was there when its queue was first served
+            elif self._runs_command(child.queue):  # it was there when its queue was first served
+                self.pause(child.queue, child.generation)
         if ending is Ending.DIED:
             fate.deaths.append((now, message))
         if ending in (Ending.DIED, Ending.MISCONFIGURED):

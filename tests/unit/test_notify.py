@@ -209,7 +209,7 @@ def test_a_refused_or_paused_queue_holds_no_start_up() -> None:
     history = History(config(a=1, b={"handler": None, "command": ("x",)}))
     history.settle_in()
     history.dies("a/0", code=77)
-    history.pool.pause("b")
+    history.pool.pause("b", generation=1)
     history.step()
     assert is_complete(history.pool, history.now)
     assert not is_complete(replace(history.pool), history.now + 61)

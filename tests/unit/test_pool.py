@@ -481,8 +481,8 @@ def test_a_paused_queue_drains_until_a_reload() -> None:
     """The others go on; it is news once."""
     history = History(config(a=2, b=1))
     history.settle_in()
-    assert history.pool.pause("a")
-    assert not history.pool.pause("a")
+    assert history.pool.pause("a", generation=1)
+    assert not history.pool.pause("a", generation=1)
     assert history.step() == [Drain(history.pids["a/0"]), Drain(history.pids["a/1"])]
     for slot in ("a/0", "a/1"):
         assert history.dies(slot, 0) is Ending.STOPPED
@@ -490,6 +490,17 @@ def test_a_paused_queue_drains_until_a_reload() -> None:
     assert history.pool.paused() == ["a"]
     history.pool.reload(history.pool.config)
     assert "a/0" in spawned(history.step())
+
+
+def test_what_a_worker_of_before_a_reload_found_pauses_nothing() -> None:
+    """The reload was for that. It may be seen after the reload: SIGHUP comes before SIGCHLD."""
+    history = History(config(a={"handler": None, "command": ("x",)}, b=1))
+    history.settle_in()
+    history.pool.reload(history.pool.config)
+    assert not history.pool.pause("a", generation=1)
+    history.dies("a/0", os.EX_CONFIG)
+    assert history.pool.paused() == []
+    assert history.pool.pause("a", generation=2)
 
 
 def test_a_command_that_is_gone_when_a_worker_is_replaced_pauses_its_queue() -> None:

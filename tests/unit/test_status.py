@@ -314,7 +314,7 @@ def test_the_master_tells_of_its_configuration_and_of_what_it_asks_for(tmp_path:
     mail, cron = bulletin.rows["mail"].words, bulletin.rows["cron"].words
     assert (mail[QueueCell.WANTED], cron[QueueCell.WANTED]) == (4, 1)
     assert (mail[QueueCell.PAUSED], cron[QueueCell.PAUSED]) == (Pause.NONE, Pause.CONFIGURED)
-    pool.pause("mail")
+    pool.pause("mail", generation=1)
     pool.fates["mail"].refused_until = time.monotonic() + 60
     pool.stop(0.0)
     bulletin.turn(pool)
