@@ -27,9 +27,12 @@ def measure(rig: Rig, lines: int, rounds: int) -> dict[str, list[float]]:
     config.write_text(yaml.safe_dump({"broker": {"url": rig.node.url}, "queues": queues}))
     rig.channel.queue_declare(_QUEUE, durable=True, arguments={"x-queue-type": "classic"})
     send = [str(_WQ_SEND), "--config", str(config), "--quiet"]
-    found: dict[str, list[float]] = {"bulk": [], "bulk C": [], "hello": [], "hello pika": []}
+    names = ("bulk", "bulk C", "bulk C, messages as wq-send's", "hello", "hello pika")
+    found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
-        found["bulk C"].append(lines / _time(rig, rig.scratch / "publisher", rig.node.port, _QUEUE, lines, 100, 1000))
+        c = (rig.scratch / "publisher", rig.node.port, _QUEUE, lines, 100, 1000)
+        found["bulk C"].append(lines / _time(rig, *c))
+        found["bulk C, messages as wq-send's"].append(lines / _time(rig, *c, "dressed"))
         found["bulk"].append(lines / _time(rig, *send, "--lines", "--file", text))
     for _ in range(5 * rounds):
         found["hello pika"].append(_time(rig, sys.executable, script, rig.node.url, _QUEUE))

@@ -1,5 +1,5 @@
 /* Publishes COUNT persistent, mandatory messages of SIZE bytes, of which at most WINDOW are not confirmed yet.
- * publisher PORT QUEUE COUNT SIZE WINDOW */
+ * publisher PORT QUEUE COUNT SIZE WINDOW [dressed] */
 #include <amqp.h>
 #include <amqp_tcp_socket.h>
 #include <stdint.h>
@@ -14,7 +14,7 @@ static void must(int fine, const char *what) {
 }
 
 int main(int argc, char **argv) {
-  must(argc == 6, "reading the arguments");
+  must(argc == 6 || argc == 7, "reading the arguments");
   uint64_t count = atoll(argv[3]), window = atoll(argv[5]);
   amqp_bytes_t body = amqp_bytes_malloc(atoll(argv[4]));
   memset(body.bytes, 'x', body.len);
@@ -27,6 +27,14 @@ int main(int argc, char **argv) {
   must(amqp_get_rpc_reply(connection).reply_type == AMQP_RESPONSE_NORMAL, "confirm.select");
 
   amqp_basic_properties_t properties = {._flags = AMQP_BASIC_DELIVERY_MODE_FLAG, .delivery_mode = 2};
+  amqp_table_entry_t enqueued = {.key = amqp_cstring_bytes("x-wq-enqueued-at"),
+                                 .value = {.kind = AMQP_FIELD_KIND_I64, .value.i64 = 1700000000000}};
+  if (argc == 7) { /* as wq-send writes them */
+    properties._flags |= AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_TIMESTAMP_FLAG | AMQP_BASIC_HEADERS_FLAG;
+    properties.message_id = amqp_cstring_bytes("0190163d-8694-739b-aea5-966c26f8ad91");
+    properties.timestamp = 1700000000;
+    properties.headers = (amqp_table_t){.num_entries = 1, .entries = &enqueued};
+  }
   /* done: all up to this tag are confirmed; early: those above that are; seen: which. */
   uint64_t sent = 0, done = 0, early = 0;
   char *seen = calloc(count + 2, 1);

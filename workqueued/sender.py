@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 #: Seconds, a duration such as `10m`, or a timedelta.
 Delay = float | str | timedelta
+_FIELDS = frozenset(Properties._fields)
 #: The longest expiration that RabbitMQ takes, ms: 49.7 days.
 _LONGEST_EXPIRATION = 2**32 - 1
 
@@ -124,11 +125,9 @@ class Sender:
             DataError: text that UTF-8 cannot hold.
             TypeError: a body that is neither bytes nor text, or an unknown property.
         """
-        unknown = properties.keys() - Properties._fields
-        if unknown:
-            raise TypeError(
-                f"no such property: {', '.join(sorted(unknown))}; there are {', '.join(Properties._fields)}"
-            )
+        if not properties.keys() <= _FIELDS:
+            unknown = ", ".join(sorted(properties.keys() - _FIELDS))
+            raise TypeError(f"no such property: {unknown}; there are {', '.join(Properties._fields)}")
         now = time.time()
         headers = {ENQUEUED_AT: int(now * 1000), **(properties.pop("headers", None) or {})}
         wait = 0
