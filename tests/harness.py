@@ -63,11 +63,19 @@ class Vhost:
         return pika.BlockingConnection(pika.URLParameters(self.url))
 
     @contextlib.contextmanager
-    def channel(self) -> Iterator[Any]:
-        """A pika channel on a connection that lives as long as the block."""
+    def channel(self, *, confirmed: bool = False) -> Iterator[Any]:
+        """A pika channel on a connection that lives as long as the block.
+
+        Args:
+            confirmed: each publish is waited for. Else a quorum queue may lose what it has not taken when the channel
+                goes: it can hear of that end before it gets to the last messages.
+        """
         connection = self.connect()
         try:
-            yield connection.channel()
+            channel = connection.channel()
+            if confirmed:
+                channel.confirm_delivery()
+            yield channel
         finally:
             if connection.is_open:
                 connection.close()
@@ -93,8 +101,7 @@ class Vhost:
 
     def publish(self, queue: str, *bodies: bytes | str, **properties: Any) -> None:
         """Publish as a stranger would: confirmed, mandatory, persistent."""
-        with self.channel() as channel:
-            channel.confirm_delivery()
+        with self.channel(confirmed=True) as channel:
             for body in bodies:
                 channel.basic_publish(
                     "",

@@ -301,7 +301,7 @@ def test_the_beginning_of_an_id_is_enough_when_it_is_the_only_one(box: Vhost) ->
 def test_a_body_is_printed_byte_by_byte(box: Vhost) -> None:
     """Into a pipe or a file."""
     body = bytes(range(256)) * 100
-    with box.channel() as channel:
+    with box.channel(confirmed=True) as channel:
         publish(channel, "work.dead", body, *letter())
     command = [sys.executable, "-m", "workqueued.cli.dead", "--url", box.url, "--queue", "work", "show", "--body"]
     done = subprocess.run([*command, "letter-000000"], capture_output=True, check=True)
@@ -360,7 +360,7 @@ FORGED: list[dict[str, Any]] = [
 
 def test_forged_headers_break_nothing(box: Vhost) -> None:
     """Any AMQP type under any of our names: never a traceback, never a character that does something to a terminal."""
-    with box.channel() as channel:
+    with box.channel(confirmed=True) as channel:
         for number, headers in enumerate(FORGED):
             publish(channel, "work.dead", b"\x1b[2J", f"\x1b[{number}m", headers)
     eventually(lambda: box.count("work.dead") == len(FORGED))
@@ -380,7 +380,7 @@ def test_forged_headers_break_nothing(box: Vhost) -> None:
 
 def test_filters_are_met_all_together(box: Vhost) -> None:
     """Reason, error, type, handler, host, time; a reason that is given twice means either."""
-    with box.channel() as channel:
+    with box.channel(confirmed=True) as channel:
         publish(channel, "work.dead", b"", *letter(1))
         publish(channel, "work.dead", b"", *letter(2, x_wq_reason="timeout", x_wq_last_failed_at=NOW - 5 * HOUR))
         publish(channel, "work.dead", b"", *letter(3, x_wq_error="KeyError: 'x'", x_wq_host="worker-2"))
@@ -426,7 +426,7 @@ def test_replay_gives_a_message_another_life(box: Vhost) -> None:
 
 def test_what_a_replay_does_not_select_stays_in_order(box: Vhost) -> None:
     """On RabbitMQ 3.10, by our test; with held ones before, between and after."""
-    with box.channel() as channel:
+    with box.channel(confirmed=True) as channel:
         for number in range(5000):
             reason = "timeout" if number % 3 == 1 else "failed"
             publish(channel, "work.dead", str(number).encode(), *letter(number, x_wq_reason=reason))
@@ -579,7 +579,7 @@ def test_a_table_fits_the_terminal(box: Vhost) -> None:
 
 def test_a_body_on_a_terminal_cannot_do_anything_to_it(box: Vhost) -> None:
     """Escapes are shown; lines stay lines."""
-    with box.channel() as channel:
+    with box.channel(confirmed=True) as channel:
         publish(channel, "work.dead", b"\x1b[2Jone\ntwo\xff", *letter())
     terminal = Terminal("--url", box.url, "--queue", "work", "show", "--body", "letter-000000")
     assert terminal.end() == 0
@@ -617,9 +617,9 @@ def test_export_discard_import_elsewhere_is_lossless(box: Vhost, vhosts: Callabl
         content_type="a/b", content_encoding="gzip", headers={**EVERY_TYPE, **letter()[1]}, delivery_mode=2, priority=7,
         correlation_id="c", reply_to="r", expiration="99999999", message_id="whole", timestamp=1, type="t", app_id="a",
     )  # fmt: skip
-    with exact_tables(), box.channel() as channel:
+    with exact_tables(), box.channel(confirmed=True) as channel:
         channel.basic_publish("", "work.dead", bytes(range(256)), properties)
-    with box.channel() as channel:
+    with box.channel(confirmed=True) as channel:
         publish(channel, "work.dead", b"text \xc3\xa9\n", None, {})
     eventually(lambda: box.count("work.dead") == 2)
     first = dead(box, "export").stdout

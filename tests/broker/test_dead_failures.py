@@ -237,7 +237,7 @@ def test_a_message_that_has_become_too_large_stays_and_the_others_go(
     box: Vhost, node: Node, small_messages: int
 ) -> None:
     """After an upgrade to a broker that takes less. 65, and its id."""
-    with box.channel() as channel:
+    with box.channel(confirmed=True) as channel:
         for number in range(300):
             body = bytes(small_messages + 1 + number) if number in (50, 51, 200) else b"x"
             channel.basic_publish("", "work.dead", body, pika.BasicProperties(message_id=str(number)))
@@ -255,7 +255,7 @@ def test_a_message_that_has_become_too_large_stays_and_the_others_go(
 def test_headers_that_would_not_fit_any_more_are_left_out_and_named(box: Vhost) -> None:
     """The broker's own letters may fill a frame to its last byte, and a replay adds a header to them."""
     for headers in ({"big": "x" * 130_900}, {"big": {"a": "x" * 130_880}}):
-        with box.channel() as channel:
+        with box.channel(confirmed=True) as channel:
             channel.basic_publish("", "work.dead", b"", pika.BasicProperties(headers=headers, delivery_mode=2))
         eventually(lambda: box.count("work.dead") == 1)
         assert dead(box, "replay", "--all", "--yes").stdout == "replayed 1 message of work.dead\n"

@@ -50,10 +50,9 @@ def messages() -> list[tuple[bytes, bytes]]:
 
 def publish(vhost: Vhost, queue: str, messages: list[tuple[bytes, bytes]]) -> None:
     """Publish properties and bodies; the broker takes every one of them, or it would hang up."""
-    with vhost.channel() as channel:
+    with vhost.channel(confirmed=True) as channel:
         for encoded, body in messages:
             channel.basic_publish("", queue, body, wire.Raw(encoded))
-        channel.queue_declare(queue, passive=True)
 
 
 def test_whatever_is_published_is_delivered_and_its_copy_arrives(

@@ -205,7 +205,7 @@ def test_a_queue_cannot_be_redeclared_with_other_arguments(
     daemon: Daemons, vhost: Vhost, what: str, found: dict[str, Any], wanted: dict[str, Any], words: list[str]
 ) -> None:
     """One clear error that shows found against wanted and what can be done; as it was the only queue, exit 78."""
-    with vhost.channel() as channel:
+    with vhost.channel(confirmed=True) as channel:
         channel.queue_declare("task_queue", **found)
         channel.basic_publish("", "task_queue", b"kept")
     with daemon(ledger_queue(4, **wanted)) as running:
