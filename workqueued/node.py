@@ -13,7 +13,6 @@ it execs erl, which execs the Erlang VM. So we tell it that it does, and the pid
 
 import fcntl
 import os
-import random
 import re
 import secrets
 import shutil
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from workqueued.errors import WorkqueuedError
+from workqueued.proc import is_stopped
 
 #: Where the packages keep RabbitMQ's own scripts; those in /usr/sbin are wrappers that switch the user.
 PACKAGED = Path("/usr/lib/rabbitmq/bin")
@@ -170,8 +170,9 @@ class Node:
         self._clear()
 
     def pause(self) -> None:
-        """Freeze the node (SIGSTOP): its connections stay open and silent."""
+        """Freeze the node (SIGSTOP), and wait until it is: its connections stay open and silent."""
         self._signal(signal.SIGSTOP)
+        eventually(lambda: not self.running or is_stopped(self._process.pid), within=5)
 
     def resume(self) -> None:
         """End a `pause`."""
@@ -383,7 +384,7 @@ def _is_free(port: int) -> bool:
 
 
 def _free_port(*taken: int) -> int:
-    for port in random.sample(PORTS, 100):
+    for port in secrets.SystemRandom().sample(PORTS, 100):
         if port not in taken and _is_free(port):
             return port
     raise BrokerError(f"no free TCP port on 127.0.0.1 between {PORTS.start} and {PORTS.stop}")

@@ -24,6 +24,16 @@ def is_dead(pid: int) -> bool:
     return state in (b"Z", b"X") or bool(flags & _PF_EXITING)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether all threads of a process stand still; after SIGSTOP each has to come by first, which takes its time."""
+    threads = Path(f"/proc/{pid}/task")
+    try:
+        states = [(thread / "stat").read_bytes().rpartition(b") ")[2][:1] for thread in threads.iterdir()]
+    except OSError:  # a thread, or all of them, has ended meanwhile
+        return not threads.exists()
+    return all(state in b"Tt" for state in states)
+
+
 def is_in_exec(pid: int) -> bool:
     """Whether a process has no arguments yet: it lives, is no kernel thread, and its next program is being loaded."""
     try:

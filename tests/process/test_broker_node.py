@@ -18,6 +18,7 @@ import pytest
 
 from workqueued import node as node_module
 from workqueued.node import BrokerError, DirectoryError, Node, find_server
+from workqueued.proc import is_stopped
 
 OWNER = """
 import signal, sys
@@ -162,6 +163,7 @@ def test_a_paused_node_is_silent_until_it_is_resumed(node: Node) -> None:
     node.pause()
     try:
         assert node.running
+        assert is_stopped(node.pid)
         assert not node_module._speaks_amqp(node.port)
     finally:
         node.resume()
