@@ -72,28 +72,8 @@ def _beside(prefix: str, show: Callable[[float], str]) -> Callable[[Results], st
     return also
 
 
-def _factor(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _times(value: float) -> str:
-    return f"{value:.1f} ×"
-
-
-def _microseconds(value: float) -> str:
-    return f"{value:.0f} µs"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f} s"
-
-
-def _mib(value: float) -> str:
-    return f"{value:.1f} MiB"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2f} %"
+_factor, _times, _microseconds = "{:.2f}".format, "{:.1f} ×".format, "{:.0f} µs".format
+_seconds, _mib, _percent = "{:.2f} s".format, "{:.1f} MiB".format, "{:.2f} %".format
 
 
 def _ideal(value: float) -> str:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import harness
 import pika
 
 from chaos.world import MAIN, PASSWORD, USER, VICTIM, World
@@ -198,9 +199,8 @@ def close_connections(world: World) -> None:
 @card("memory alarm")
 def memory_alarm(world: World) -> None:
     """Publishers are blocked."""
-    world.node.ctl("set_vm_memory_high_watermark", "0.0000001")
-    time.sleep(a_while(world, 1, 6))
-    world.node.ctl("set_vm_memory_high_watermark", "0.4")
+    with harness.memory_alarm(world.node):
+        time.sleep(a_while(world, 1, 6))
 
 
 @card("disk alarm")

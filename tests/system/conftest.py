@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from system.debian import copy_sources, fill_wheelhouse, tree
+from system.debian import PYTHONS, copy_sources, fill_wheelhouse, tree
 from system.machine import CONF, CONFIG, SHORTER, Machine, Service, files_of
 
 TESTS = Path(__file__).parent
@@ -35,7 +35,7 @@ def _unavailable(why: str) -> NoReturn:
     pytest.skip(why)
 
 
-@pytest.fixture(scope="session", params=["bookworm", "trixie"])
+@pytest.fixture(scope="session", params=list(PYTHONS))
 def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Debian 12, and Debian 13, that run."""
     if os.geteuid() != 0:
