@@ -61,16 +61,25 @@ class _Log:
         self._logger: Any = None
         self._least = 0
         self._write: Callable[[str, dict[str, Any]], None]
+        self._flush: Callable[[], None]
 
-    def set(self, logger: Any, level: str, write: Callable[[str, dict[str, Any]], None]) -> None:
+    def set(
+        self, logger: Any, level: str, write: Callable[[str, dict[str, Any]], None], flush: Callable[[], None]
+    ) -> None:
         """From now on, log with this structlog logger, which leaves out what is less severe than the level.
 
         Args:
             logger: it.
             level: the least one.
             write: what the logger does in the end, with a level and with facts, the event's name among them.
+            flush: what is to be done before the process ends.
         """
-        self._logger, self._least, self._write = logger, _LEVELS[level], write
+        self._logger, self._least, self._write, self._flush = logger, _LEVELS[level], write, flush
+
+    def flush(self) -> None:
+        """Call it before the process ends: what it said last must be found under its name."""
+        if self._logger is not None:
+            self._flush()
 
     def hears(self, level: str) -> bool:
         """Whether what is logged at this level is written; else its facts need not be gathered."""
@@ -138,7 +147,7 @@ def configure(level: str, form: str, stream: TextIO | None = None, *, target: st
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         context_class=dict,
     )
-    log.set(logger.bind(), level, lambda level, facts: outlet.msg(render(None, level, facts)))
+    log.set(logger.bind(), level, lambda level, facts: outlet.msg(render(None, level, facts)), sink.flush)
 
 
 def identify(role: str, **facts: Any) -> None:

@@ -26,6 +26,9 @@ class Sink(Protocol):
     def write(self, record: str | bytes) -> bool:
         """Write one record whole; False: it could not be written. Never raises."""
 
+    def flush(self) -> None:
+        """Wait a moment until the reader has dealt with what was written, if its reader needs that. Never raises."""
+
 
 class Outlet:
     """Gives whole records to a sink, or drops and counts them; never raises. This is structlog's idea of a logger."""
@@ -89,6 +92,9 @@ class LineSink:
         except OSError:  # reader gone, disk full
             self._failed = True
         return not self._failed
+
+    def flush(self) -> None:
+        """Nothing: what is in a pipe or a file stays there."""
 
 
 def _is_torn(descriptor: int) -> bool:

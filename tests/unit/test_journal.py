@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,29 @@ def test_a_socket_that_is_made_anew_is_found_again(tmp_path: Path) -> None:
         second.bind(path)
         assert sink.write(b"MESSAGE=found\n")
         assert second.recv(100) == b"MESSAGE=found\n"
+
+
+def test_the_last_words_of_a_process_are_waited_for(journald: socket.socket) -> None:
+    """Until the journal has read them and gone on: it looks their unit up when it has them, in /proc."""
+    sink = JournalSink(journal.SOCKET)
+    sink.write(b"MESSAGE=last words\n")
+    patient = threading.Thread(target=sink.flush, args=(60.0,))
+    patient.start()
+    journald.setblocking(True)
+    assert journald.recv(4096) == b"MESSAGE=last words\n"
+    assert patient.is_alive()  # it may not have looked yet
+    assert journald.recv(4096) == b""
+    patient.join(60)
+    assert not patient.is_alive()
+
+
+def test_a_journal_that_does_not_read_holds_up_no_end(journald: socket.socket) -> None:
+    """Nor does one that is not there any more."""
+    logs.configure("info", "json", target="journal")
+    log.error("handler.rejected")
+    log.flush()
+    journald.close()
+    log.flush()
 
 
 def test_a_host_without_a_journal_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

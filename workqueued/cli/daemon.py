@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "SUPERVISOR_ENABLED" in os.environ and journal.is_ours(os.environ):
             configure("info", "json", target="journal")  # else it would be in supervisord's file alone
             log.error("master.refused", error=str(error), exit_code=error.exit_code)
+            log.flush()
         return error.exit_code
     if options.print_config:
         return _print_config(config)
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _serve(config)
     except WorkqueuedError as error:
         log.error("master.refused", error=str(error), exit_code=error.exit_code)
+        log.flush()
         return error.exit_code
 
 

@@ -107,6 +107,7 @@ def _tell(reason: str, file: Path) -> None:
             logs.configure("info", "json", stream, target=target)
             logs.identify("supervisor")
             logs.log.error("service.failed", reason=reason)
+            logs.log.flush()  # supervisord's end is ours
 
 
 if __name__ == "__main__":
