@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -95,10 +96,15 @@ class Machine:
             raise AssertionError(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}\n{state}")
         return done.stdout + done.stderr
 
-    def start(self, *units: str) -> None:
-        """Start units. systemd 257, below a host with cgroups of both kinds, sometimes needs a second try.
+    def now(self) -> str:
+        """The time as `journalctl --since` wants it."""
+        return self.do("date", "+@%s.%6N").strip()
 
-        It says "Failed to spawn executor: No such file or directory", when a unit is started as soon as it has stopped.
+    def start(self, *units: str) -> None:
+        """Start units; systemd may need a second try.
+
+        Below a host with cgroups of both kinds it hears seconds late that a unit's control group is empty, removes it
+        then, and a start that came meanwhile ends with "Failed to spawn executor: No such file or directory".
         """
         self.run("systemctl", "start", *units)
         self.do("systemctl", "start", *units)
@@ -139,6 +145,20 @@ class Service:
     def await_state(self, state: str, within: float = 30.0) -> None:
         """Wait for `active`, `failed` or another one."""
         self.wait(lambda: self.show("ActiveState") == state, within)
+
+    def restart(self) -> None:
+        """Restart it, and wait until it is active."""
+        self.machine.run("systemctl", "restart", "workqueued")
+        self.await_state("active")
+
+    def restarts(self, since: str) -> int:
+        """How often systemd has started it again since (`Machine.now`), starts it could not make itself left out.
+
+        For those see `Machine.start`; NRestarts counts them.
+        """
+        journal = self.machine.do("journalctl", "-u", "workqueued", "--no-pager", "--since", since)
+        unmade = re.findall(r"Failed to (?:run|spawn) 'start' task|status=219/CGROUP", journal)
+        return journal.count("Scheduled restart job") - len(unmade)
 
     def await_successor(self, pid: str) -> None:
         """Wait until another supervisord than this one is active."""
