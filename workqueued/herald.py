@@ -10,7 +10,7 @@ from collections.abc import Callable
 from workqueued.durations import span
 from workqueued.logs import log
 from workqueued.notify import Notifier
-from workqueued.pool import Pool, wanted_slots
+from workqueued.pool import Pool
 from workqueued.scoreboard import Scoreboard, State
 from workqueued.status import Condition, Status
 from workqueued.survey import Kernel, read
@@ -75,10 +75,10 @@ class Herald:
 
 def is_complete(pool: Pool, now: float) -> bool:
     """Whether everybody who is wanted is there and ready, and nobody else, where a queue may be served at all."""
-    wanted, refused = dict(wanted_slots(pool.config)), pool.refused(now)
-    for slot in pool.slots.values():
+    refused = pool.refused(now)
+    for slot in reversed(pool.slots.values()):  # a reload comes there last
         current = slot.current
-        if slot.name not in wanted:
+        if slot.name not in pool.wanted:
             if current is not None:
                 return False
         elif slot.queue not in refused and not pool.fates[slot.queue].paused:

@@ -121,9 +121,10 @@ class Master:
     def _loop(self) -> None:
         while True:
             self._hold()
-            self._look()
+            now = time.monotonic()
+            self._look(now)
             self._bulletin.turn(self._pool)
-            for action in self._pool.plan(time.monotonic()):
+            for action in self._pool.plan(now):
                 self._do(action)
             if self._pool.finished:
                 return
@@ -166,11 +167,10 @@ class Master:
             self._report()
         # SIGUSR2: a child has news; `_look` reads them all.
 
-    def _look(self) -> None:
-        """Read the children's rows."""
-        for child in list(self._pool.children()):
-            row = self._rows[child.pid]
-            words = row.words
+    def _look(self, now: float) -> None:
+        """Read the rows of those children whose state counts now, and hear who cannot run its command."""
+        for child in self._pool.observable(now):
+            words = self._rows[child.pid].words
             self._pool.observed(
                 child.pid,
                 ready=bool(words[Cell.PROVEN]),
@@ -178,8 +178,10 @@ class Master:
                 busy=words[Cell.STATE] == State.BUSY,
                 deadline=words[Cell.DEADLINE] / 1e9,
             )
-            if words[Cell.UNUSABLE] and self._pool.pause(child.queue, child.generation):
-                self._tell_paused(child.queue, row.note)
+        for pid, row in self._rows.items():
+            unusable = self._pool.find(pid) if row.words[Cell.UNUSABLE] else None
+            if unusable is not None and self._pool.pause(unusable.queue, unusable.generation):
+                self._tell_paused(unusable.queue, row.note)
 
     def _tell_paused(self, queue: str, why: str | None) -> None:
         log.error(

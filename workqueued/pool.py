@@ -14,17 +14,17 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from workqueued import overdue
 from workqueued.backoff import Backoff
 from workqueued.config import Config
+from workqueued.overdue import drain
 from workqueued.slots import (
     MANY_DEATHS,
     REMEMBERED,
     Action,
     Child,
-    Drain,
     Ending,
     HandBack,
-    Kill,
     QueueFate,
     Release,
     Slot,
@@ -42,15 +42,8 @@ _CRASH_FIRST, _CRASH_MOST = 0.5, 60.0
 _PROGRESS_MOST = 1.0
 #: How long a queue that the broker refused is left alone, seconds.
 REFUSED_FOR = 60.0
-#: A child that shows no sign of life outside of a task for this long is killed, seconds; at least three times the time
-#: after which a silent broker is noticed.
-_STALE_AFTER = 120.0
-#: The same for a child that is still importing its handler.
-_STALE_STARTING = 600.0
-#: How often a child that drains is told so again, seconds: a handler may have taken the signal for itself.
-_TELL_AGAIN = 30.0
-#: From SIGTERM or SIGQUIT to SIGKILL where no drain timeout applies, seconds.
-_KILL_AFTER = 5.0
+#: How often the rows of children that are ready are read, seconds.
+_LOOK_EVERY = 30.0
 
 
 @dataclass(slots=True)
@@ -67,9 +60,15 @@ class Pool:
     patient_until: float = math.inf
     #: Set when the daemon must end because of its configuration: the exit code.
     verdict: int | None = None
-    _wanted: Mapping[str, str] = field(default_factory=dict, init=False)
-    #: The living by pid: with hundreds of them nothing may look through all for each.
+    #: The queue of each slot that there is to be.
+    wanted: Mapping[str, str] = field(default_factory=dict, init=False)
+    #: How long a child that is ready may show no sign of life outside of a task, seconds.
+    patience: float = field(init=False)
+    #: The living by pid. With hundreds of them nothing may look through all for each, and there is a turn of the master
+    #: for each that comes or goes: what a turn does for all of them must be next to nothing.
     _living: dict[int, Child] = field(default_factory=dict, init=False)
+    #: When all of them are to be looked at, as one may be stale then or over its limit.
+    _look_at: float = field(default=0.0, init=False)
     #: Queues that have a child which is not ready, or a Spawn in the plan being made.
     _warming: set[str] = field(default_factory=set, init=False)
 
@@ -103,6 +102,7 @@ class Pool:
         if slot.queue != NO_QUEUE:
             child.hard_limit = self.config.queues[slot.queue].hard_limit
         self._living[pid] = child
+        self._look_at = min(self._look_at, now + (child.hard_limit or _LOOK_EVERY))  # no task began before
         if slot.current is None:
             slot.current = child
         else:
@@ -124,6 +124,11 @@ class Pool:
         news, fate.paused = not fate.paused, True
         return news
 
+    def observable(self, now: float) -> list[Child]:
+        """Those whose rows are to be read before the plan for now: all, every so often, else those not ready."""
+        everybody = now >= self._look_at or self.stopping_since is not None
+        return [child for child in self._living.values() if everybody or not child.ready]
+
     def observed(self, pid: int, *, ready: bool, tick: float, busy: bool, deadline: float = 0.0) -> bool:
         """What a child's scoreboard row says; returns whether it has just become ready.
 
@@ -140,6 +145,8 @@ class Pool:
         child.tick = max(child.tick, tick)
         child.busy = busy
         child.deadline = deadline if busy else 0.0
+        if child.deadline:
+            self._look_at = min(self._look_at, child.deadline)
         if not ready or child.ready:
             return False
         child.ready = True
@@ -149,7 +156,7 @@ class Pool:
 
     def forgive(self, now: float) -> None:
         """We slept through our own deadline (suspended, SIGSTOP): the children may have, too."""
-        for child in self.children():
+        for child in self._living.values():
             child.tick = now
 
     def exited(
@@ -235,18 +242,24 @@ class Pool:
     def plan(self, now: float) -> list[Action]:
         """What is to be done now. Signals are planned once; a Spawn until `spawned` tells that it was done."""
         if self.stopping_since is not None:
-            return [action for child in self.children() for action in self._plan_stop(child, now)]
+            return [action for child in self._living.values() for action in self._plan_stop(child, now)]
         actions: list[Action] = []
-        self._warming = {child.queue for child in self.children() if not child.ready}
+        self._warming = {child.queue for child in self._living.values() if not child.ready}
         for slot in self.slots.values():
             actions += self._plan_slot(slot, now)
-        for child in self.children():
-            actions += self._plan_overdue(child, now)
+        everybody = now >= self._look_at
+        for child in self._living.values():
+            if everybody or child.drain_at is not None:
+                actions += self._overdue(child, now)
+        if everybody:
+            # A task that begins after this look cannot be over its limit before the next one.
+            limited = [child for child in self._living.values() if child.hard_limit and not child.killed]
+            self._look_at = min([now + _LOOK_EVERY] + [c.deadline or now + (c.hard_limit or 0) for c in limited])
         return actions
 
     def _plan_slot(self, slot: Slot, now: float) -> list[Action]:
-        if slot.name not in self._wanted or self.fates[slot.queue].paused:
-            return [self._drain(child, now) for child in slot.children() if child.drain_at is None]
+        if slot.name not in self.wanted or self.fates[slot.queue].paused:
+            return [drain(child, now) for child in slot.children() if child.drain_at is None]
         current, successor = slot.current, slot.successor
         if current is None:
             return [Spawn(slot.name, hold=False)] if self._may_spawn(slot, now) else []
@@ -258,12 +271,12 @@ class Pool:
         if successor is None:
             # The monitor needs no successor, and a child that never got ready has nothing to hand over.
             if slot.queue == NO_QUEUE or not current.ready:
-                return [self._drain(current, now)] if current.drain_at is None else []
+                return [drain(current, now)] if current.drain_at is None else []
             return [Spawn(slot.name, hold=True)] if self._may_spawn(slot, now) else []
         if successor.generation != self.generation:
-            return [self._drain(successor, now)] if successor.drain_at is None else []
+            return [drain(successor, now)] if successor.drain_at is None else []
         if successor.ready and current.drain_at is None:
-            return [self._drain(current, now)]
+            return [drain(current, now)]
         return []
 
     def _may_spawn(self, slot: Slot, now: float) -> bool:
@@ -282,77 +295,41 @@ class Pool:
     def _plan_stop(self, child: Child, now: float) -> list[Action]:
         actions: list[Action] = []
         if child.drain_at is None:
-            actions.append(self._drain(child, now))
+            actions.append(drain(child, now))
         if now >= self.patient_until and child.hand_back_at is None:
             child.hand_back_at = now
             actions.append(HandBack(child.pid))
-        return actions + self._plan_overdue(child, now)
+        return actions + self._overdue(child, now)
 
-    def _plan_overdue(self, child: Child, now: float) -> list[Action]:
-        """Kill a child that does not end, or shows no sign of life."""
-        if child.killed:
-            return []
-        if child.deadline and now >= child.deadline:
-            child.killed = child.over_limit = True
-            return [Kill(child.pid, "hard time limit")]
-        if child.drain_at is not None and child.hand_back_at is None and now >= child.told_at + _TELL_AGAIN:
-            return [self._drain(child, now)]
-        if child.hand_back_at is not None and now >= child.hand_back_at + self.config.drain_margin:
-            child.killed = True
-            return [Kill(child.pid, "did not hand back in time")]
-        if now >= self._stale_at(child):
-            child.killed = True
-            return [Kill(child.pid, "no sign of life")]
-        return []
-
-    def _stale_at(self, child: Child) -> float:
-        if child.busy:  # a task may hold the interpreter for as long as it likes
-            return float("inf")
-        if not child.ready:
-            return child.tick + _STALE_STARTING
-        return child.tick + self.patience
-
-    @property
-    def patience(self) -> float:
-        """How long a child that is ready may show no sign of life outside of a task, seconds."""
-        broker = self.config.broker
-        # A silent broker holds it up for so long, and no connect ticks.
-        return max(_STALE_AFTER, 4 * (broker.rhythm + 5) + len(broker.url) * broker.connect_timeout)
-
-    def _drain(self, child: Child, now: float) -> Drain:
-        child.told_at = now
-        child.drain_at = child.drain_at or now
-        return Drain(child.pid)
+    def _overdue(self, child: Child, now: float) -> list[Action]:
+        action = overdue.judge(child, now, self.patience, self.config.drain_margin)
+        return [] if action is None else [action]
 
     def next_deadline(self, now: float) -> float | None:
         """When `plan` may have something new to say without anything happening; None: never.
 
         A child's staleness is looked at every so often rather than exactly: its tick moves all the time.
         """
-        deadlines: list[float] = []
-        for slot in self.slots.values():
-            waiting = slot.current is None and not self.fates[slot.queue].paused
-            if waiting and slot.name in self._wanted and self.stopping_since is None:
-                deadlines.append(max(slot.retry_at, self.fates[slot.queue].refused_until))
-        for child in self.children():
-            if child.hand_back_at is not None:
-                deadlines.append(child.hand_back_at + self.config.drain_margin)
-            elif self.stopping_since is not None:
-                deadlines.append(self.patient_until)
-            if not child.killed:
-                deadlines.append(now + _STALE_AFTER / 4)
-                # A task that begins after this look cannot be over its limit before the next one.
-                if child.deadline or child.hard_limit:
-                    deadlines.append(child.deadline or now + (child.hard_limit or 0.0))
-        future = [deadline for deadline in deadlines if deadline > now]
-        return min(future, default=None)
+        deadlines: list[float] = [self._look_at]
+        if self.stopping_since is not None:
+            deadlines = [self.patient_until, now + _LOOK_EVERY] if self._living else []
+            for child in self._living.values():
+                if child.hand_back_at is not None:
+                    deadlines.append(child.hand_back_at + self.config.drain_margin)
+                if child.deadline and not child.killed:
+                    deadlines.append(child.deadline)
+        else:
+            for slot in self.slots.values():
+                if slot.current is None and slot.name in self.wanted and not self.fates[slot.queue].paused:
+                    deadlines.append(max(slot.retry_at, self.fates[slot.queue].refused_until))
+        return min((deadline for deadline in deadlines if deadline > now), default=None)
 
     # --- the table --------------------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
         """Stopping, and nobody is left."""
-        return self.stopping_since is not None and next(self.children(), None) is None
+        return self.stopping_since is not None and not self._living
 
     def children(self) -> Iterator[Child]:
         """All the living."""
@@ -377,8 +354,9 @@ class Pool:
 
     def _lay_out(self) -> None:
         """Make the slots that the configuration asks for; others stay until their children are gone."""
-        self._wanted = dict(wanted_slots(self.config))
-        for name, queue in self._wanted.items():
+        self.patience = overdue.patience(self.config.broker)
+        self.wanted = dict(_wanted_slots(self.config))
+        for name, queue in self.wanted.items():
             if name not in self.slots:
                 self.slots[name] = Slot(name, queue, Backoff(_CRASH_FIRST, _CRASH_MOST, self.chance))
             self.fates.setdefault(queue, QueueFate())
@@ -386,11 +364,11 @@ class Pool:
 
     def _forget_empty(self) -> None:
         for slot in list(self.slots.values()):
-            if slot.name not in self._wanted and slot.current is None:
+            if slot.name not in self.wanted and slot.current is None:
                 del self.slots[slot.name]
 
 
-def wanted_slots(config: Config) -> Iterator[tuple[str, str]]:
+def _wanted_slots(config: Config) -> Iterator[tuple[str, str]]:
     """(slot, queue) of every child that there is to be."""
     yield MONITOR, NO_QUEUE
     for name, queue in config.queues.items():

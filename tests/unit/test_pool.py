@@ -466,6 +466,29 @@ def test_the_master_looks_again_before_any_task_can_be_over_its_limit() -> None:
     assert limited().deadline() == 15
 
 
+def test_what_is_known_of_a_task_is_never_old_when_its_worker_would_be_killed_for_it() -> None:
+    """The rows are read at the very turn: the task may have ended in time."""
+    history = limited()
+    pid = history.pids["a/0"]
+    history.pool.observed(pid, ready=True, tick=history.now, busy=True, deadline=history.now + 15)
+    assert history.pool.observable(history.now + 14.9) == []
+    assert pid in [child.pid for child in history.pool.observable(history.now + 15)]
+
+
+def test_in_a_large_fleet_a_turn_reads_only_those_that_come() -> None:
+    """There is a turn for each: the rest is looked at every half minute, and all of them in a stop."""
+    history = History(config(a=200, b=1))
+    history.settle_in()
+    history.step(30)
+    assert history.pool.observable(history.now + 1) == []
+    history.dies("a/7")
+    history.step(1)
+    assert [child.slot for child in history.pool.observable(history.now)] == ["a/7"]
+    assert len(history.pool.observable(history.now + 30)) == 202  # the monitor is one
+    history.pool.stop(history.now)
+    assert len(history.pool.observable(history.now)) == 202
+
+
 def test_a_hard_limit_holds_in_a_drain_as_well() -> None:
     """And is no end in order."""
     history = limited()
