@@ -54,7 +54,7 @@ class Callee:
             run = groups.token(os.getpid(), words[Cell.STARTED], words[Cell.DELIVERED])
             return self._command.run(task, run)
         returned = self._handlers.call(task)
-        if inspect.iscoroutine(returned) or inspect.isgenerator(returned):
+        if returned is not None and (inspect.iscoroutine(returned) or inspect.isgenerator(returned)):
             returned.close()
             raise TypeError(f"the handler returned a {type(returned).__name__}, and nobody runs it")
         return None

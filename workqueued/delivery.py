@@ -29,6 +29,8 @@ EXPIRES_AT = "x-wq-expires-at"
 REPLAYED = "x-wq-replayed"
 
 _NUMBERS = frozenset({ENQUEUED_AT, ATTEMPT, CRASHES, REDELIVERIES, DUE_AT, EXPIRES_AT, REPLAYED})
+#: Those that count something, and what a delivery calls it.
+_COUNTS = {ATTEMPT: "attempt", CRASHES: "crashes", REDELIVERIES: "redeliveries"}
 #: A forged count beyond this is not believed.
 _MOST = 1_000_000
 #: How much of a body is looked at to tell messages apart, bytes.
@@ -75,6 +77,9 @@ class Delivery:
     Attributes:
         tag: the delivery tag; it means something on its own channel only.
         redelivered: the broker gave the message out before.
+        attempt: which try this is, 1 for the first.
+        crashes: how many workers it has taken down, as far as its copies tell.
+        redeliveries: how often it was given out again for no known reason, as far as its copies tell.
     """
 
     queue: str
@@ -82,37 +87,25 @@ class Delivery:
     body: bytes = field(repr=False)
     properties: Properties
     redelivered: bool = False
-    #: Our headers that are numbers, read once, since each is asked for several times in a short task.
-    _numbers: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    attempt: int = field(default=1, init=False, compare=False)
+    crashes: int = field(default=0, init=False, compare=False)
+    redeliveries: int = field(default=0, init=False, compare=False)
+    #: Our headers that are numbers.
+    _numbers: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        headers = self.properties.headers
-        # pika has a class of its own for 64 bits, so the type alone would not tell.
-        self._numbers = {
-            name: value
-            for name, value in headers.items()
-            if name in _NUMBERS and isinstance(value, int) and value is not True and value is not False
-        }
-
-    @property
-    def attempt(self) -> int:
-        """Which try this is, 1 for the first."""
-        return self.count(ATTEMPT) or 1
+        """Read our headers once, as each is asked for several times."""
+        for name, value in self.properties.headers.items():
+            # pika has a class of its own for 64 bits, so the type alone would not tell.
+            if name in _NUMBERS and isinstance(value, int) and value is not True and value is not False:
+                self._numbers[name] = value
+                if name in _COUNTS and 1 <= value <= _MOST:  # else no count of ours can be meant
+                    setattr(self, _COUNTS[name], value)
 
     @property
     def given_before(self) -> bool:
         """Whether a worker had it before and did not settle it; also when it was copied since, to count that."""
-        return self.redelivered or self.crashes > 0 or self.count(REDELIVERIES) > 0
-
-    @property
-    def crashes(self) -> int:
-        """How many workers it has taken down, as far as its copies tell."""
-        return self.count(CRASHES)
-
-    def count(self, header: str) -> int:
-        """A header that counts something; 0 when it is absent, or when no count of ours can be meant."""
-        value = self._numbers.get(header, 0)
-        return value if 1 <= value <= _MOST else 0
+        return self.redelivered or self.crashes > 0 or self.redeliveries > 0
 
     def expired(self, now: float) -> bool:
         """Whether it was to be handled before `now` (seconds since the epoch), going by the header of a copy."""

@@ -47,7 +47,7 @@ _TEMPFAIL = 75
 _UNUSABLE = {78: "EX_CONFIG", 126: "not executable", 127: "not found"}
 
 
-class Outcome(enum.Enum):
+class Outcome(enum.StrEnum):
     """How a delivery ends; the value is the word in the log."""
 
     DONE = "done"
@@ -235,14 +235,14 @@ def _judge_redelivered(delivery: Delivery, queue: Queue, proof: Proof | None) ->
     if total >= queue.redeliveries:
         error = f"given out {total} times before and never settled: its workers died or let it go"
         return Verdict(Outcome.DEAD, "redelivered", error, headers={REDELIVERIES: total})
-    if _broker_count(delivery, queue) is not None or total == delivery.count(REDELIVERIES):
+    if _broker_count(delivery, queue) is not None or total == delivery.redeliveries:
         return None
     return Verdict(Outcome.COUNTED, "redelivered", headers={REDELIVERIES: total})
 
 
 def _given_out(delivery: Delivery, queue: Queue, proof: Proof | None) -> int:
     """How often a redelivered message was given out before, as far as anybody counts."""
-    told, count = delivery.count(REDELIVERIES), _broker_count(delivery, queue)
+    told, count = delivery.redeliveries, _broker_count(delivery, queue)
     if count is not None:
         return told + count
     return max(told, proof.lost if proof is not None else 0)

@@ -141,7 +141,7 @@ class Settler:
         if outcome is Outcome.DONE and not self._tells_done:
             return
         facts: dict[str, Any] = {
-            "outcome": outcome.value,
+            "outcome": str(outcome),
             "attempt": delivery.attempt,
             "wait_ms": ended.waited,
             "duration_ms": round(ended.duration / 1e6, 3),

@@ -20,7 +20,7 @@ from workqueued.amqp.copies import Copies
 from workqueued.backoff import Backoff
 from workqueued.callee import Callee
 from workqueued.config import Config
-from workqueued.delivery import REDELIVERIES, Delivery
+from workqueued.delivery import Delivery
 from workqueued.errors import ConfigError, ConnectionLostError, QueueRefusedError, RefusedError, WorkqueuedError
 from workqueued.evidence import Evidence
 from workqueued.keeper import Keeper
@@ -250,7 +250,8 @@ class Worker:
         if self._leaving() or verdict.outcome is not Outcome.DONE:  # an ack alone takes no time
             self._enter(State.SETTLING)
         raised = result if isinstance(result, BaseException) else None
-        ended = Ended(delivery, verdict, raised, waited, duration, self._callee.name(delivery))
+        handler = "" if verdict.outcome is Outcome.DONE else self._callee.name(delivery)  # a copy's header
+        ended = Ended(delivery, verdict, raised, waited, duration, handler)
         try:
             if verdict.outcome is Outcome.HANDED_BACK:
                 self._have_the_queue_paused(verdict)
@@ -268,7 +269,7 @@ class Worker:
         row.message_id = delivery.identity
         row.words[Cell.LIFE] = delivery.life
         row.words[Cell.CRASHES] = delivery.crashes
-        row.words[Cell.REDELIVERIES] = delivery.count(REDELIVERIES)
+        row.words[Cell.REDELIVERIES] = delivery.redeliveries
         row.words[Cell.WAITED] = 0 if waited is None else waited + 1
         row.words[Cell.TASK_STARTED] = started
         row.words[Cell.DELIVERED] += 1
