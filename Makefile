@@ -7,7 +7,7 @@ export PYTHON PREFIX SYSCONFDIR DESTDIR
 
 .DEFAULT_GOAL = help
 .PHONY: help provision provision-tests provision-system debians venv run demo tour lint types contracts manual test test-unit \
-	test-process test-broker test-daemon test-system check chaos soak bench bench-scale install uninstall dist clean
+	test-process test-broker test-daemon test-system test-pika check chaos soak bench bench-scale install uninstall dist clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -76,6 +76,13 @@ test-broker: venv provision-tests  ## tests with a real RabbitMQ
 test-daemon: venv provision-tests  ## tests of the whole daemon: RabbitMQ, supervisord
 	$(PYTEST) tests/daemon
 
+# PIKA=1.4.2: is the short way past pika's own loop there, and right, with another release than the newest that we allow?
+test-pika: provision-tests  ## what depends on pika's inner parts, with another release of it: PIKA=1.4.2
+	@$(PYTHON) -m venv --clear .venv-pika
+	@.venv-pika/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@.venv-pika/bin/pip install --quiet --disable-pip-version-check --no-deps 'pika==$(or $(PIKA),1.4.2)'
+	.venv-pika/bin/pytest -n 2 --dist loadfile tests/unit/test_hotpath.py tests/unit/test_outgoing.py tests/broker
+
 check: lint types contracts test  ## everything that must pass before a commit
 
 # SEED=1 MINUTES=10 TASKS=1000000 FAULTS=300 BROKER=4.0 TYPE=classic RATE=300 WORKERS=8 ONLY="worker killed": all optional.
@@ -113,5 +120,5 @@ dist: venv  ## a wheel, in dist/
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean:  ## remove all that make made, but your workqueued.yaml
-	rm -rf .venv .venv-bench .run dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-pika .run dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
