@@ -158,7 +158,7 @@ def _shared_rate(rig: Rig, kind: str, count: int, seconds: float) -> float:
 
 def measure_broker(rig: Rig, count: int = 200) -> Iterator[str]:
     """What the broker keeps for each, KiB: after a collection in all of its processes, and with all that lingers."""
-    yield row("for each", "in Erlang's processes", "in Erlang's memory", "resident")
+    yield row("KiB for each", "in Erlang's processes", "in Erlang's memory", "resident")
     yield "|---|---|---|---|"
     queue = rig.declare(C, "classic", "broker")
     before = _broker_kib(rig)
