@@ -89,8 +89,10 @@ def _run(entry: Entry, lifeline: Lifeline, title: str, parent: int) -> None:
     except BaseException as error:  # noqa: BLE001 - the last line of defence: said, and told upward by the code
         log.error("child.failed", error=repr(error), traceback=traceback.format_exc(limit=-8)[-2500:])
     finally:
-        log.flush()
-        os._exit(code)
+        try:
+            log.flush()
+        finally:
+            os._exit(code)
 
 
 @dataclass(frozen=True, slots=True)
