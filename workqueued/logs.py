@@ -199,9 +199,7 @@ def _json(level: str, facts: MutableMapping[str, Any]) -> str:
 
 def _members(facts: Mapping[str, Any]) -> str:
     """Facts as members of a JSON object that has some already."""
-    return "".join(
-        [f", {_text(key)}: {_text(value) if type(value) is str else _member(value)}" for key, value in facts.items()]
-    )
+    return "".join([f", {_text(key)}: {_member(value)}" for key, value in facts.items()])
 
 
 def _member(value: Any) -> str:

@@ -165,7 +165,7 @@ class Master:
             self._reload()
         elif number == signal.SIGUSR1:
             self._report()
-        # SIGUSR2: a child has news; `_look` reads them all.
+        # SIGUSR2: a child has news, which `_look` reads.
 
     def _look(self, now: float) -> None:
         """Read the rows of those children whose state counts now, and hear who cannot run its command."""

@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"workqueued: {error}", file=sys.stderr)
         if "SUPERVISOR_ENABLED" in os.environ and journal.is_ours(os.environ):
             configure("info", "json", target="journal")  # else it would be in supervisord's file alone
-            log.error("master.refused", error=str(error), exit_code=error.exit_code)
-            log.flush()
+            _tell_refusal(error)
         return error.exit_code
     if options.print_config:
         return _print_config(config)
@@ -43,9 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         configure(config.log.level, config.log.format, target=config.log.target)
         return _serve(config)
     except WorkqueuedError as error:
-        log.error("master.refused", error=str(error), exit_code=error.exit_code)
-        log.flush()
+        _tell_refusal(error)
         return error.exit_code
+
+
+def _tell_refusal(error: WorkqueuedError) -> None:
+    log.error("master.refused", error=str(error), exit_code=error.exit_code)
+    log.flush()
 
 
 def make_parser() -> argparse.ArgumentParser:
