@@ -21,7 +21,7 @@ HOT_PATH = os.environ.get("WQ_TEST_HOT_PATH") != "0"
 Event = dict[str, Any]
 
 
-def eventually(condition: Callable[[], object], within: float = 10.0, what: str = "") -> Any:
+def eventually(condition: Callable[[], object], within: float = 30.0, what: str = "") -> Any:
     """Wait until the condition is truthy and return its value; fail after `within` seconds."""
     deadline = time.monotonic() + within
     while True:
@@ -173,12 +173,12 @@ class Daemon:
         """Send the master a signal."""
         os.kill(self.pid, number)
 
-    def wait(self, within: float = 20.0) -> int:
+    def wait(self, within: float = 40.0) -> int:
         """Wait for the master's end; returns its exit code."""
         assert self.process is not None
         return self.process.wait(within)
 
-    def stop(self, number: Signals = SIGTERM, within: float = 20.0) -> int:
+    def stop(self, number: Signals = SIGTERM, within: float = 40.0) -> int:
         """Signal the master and wait for its end."""
         self.signal(number)
         return self.wait(within)
@@ -194,7 +194,7 @@ class Daemon:
                 found.append(event)
         return found
 
-    def await_event(self, name: str, count: int = 1, within: float = 15.0, **facts: Any) -> Event:
+    def await_event(self, name: str, count: int = 1, within: float = 30.0, **facts: Any) -> Event:
         """Wait for the count-th event of this name with these facts, and return it."""
 
         def there() -> Event | None:
@@ -208,7 +208,7 @@ class Daemon:
             raise AssertionError(f"no {name} {facts} (x{count}) within {within} s; the log's end:\n{seen}") from error
         return event
 
-    def consuming(self, count: int, within: float = 15.0) -> list[Event]:
+    def consuming(self, count: int, within: float = 30.0) -> list[Event]:
         """Wait until so many worker.consuming events were logged in all."""
         self.await_event("worker.consuming", count, within)
         return self.events("worker.consuming")

@@ -326,7 +326,7 @@ def test_the_broker_s_own_dead_letters_show_its_reason(box: Vhost, node: Node) -
     node.ctl("set_policy", "--vhost", box.name, "--apply-to", "queues", "expiry", "^work$", json.dumps(policy))
     box.publish("work", "late", headers={"x-wq-reason": "broker:forged"}, message_id="late")
     box.publish("work", "later")
-    eventually(lambda: box.count("work.dead") == 2, within=20)
+    eventually(lambda: box.count("work.dead") == 2, within=30)
     node.ctl("clear_policy", "--vhost", box.name, "expiry")
     found = {row["id"]: row for row in rows(box)}
     assert {row["reason"] for row in found.values()} == {"broker:expired"}

@@ -330,7 +330,7 @@ def test_a_broker_killed_mid_bulk_loses_no_printed_id(
     assert code == os.EX_TEMPFAIL
     ids = [first, *more]
     assert f"Resume with --skip {len(ids)}" in err
-    there = [properties.message_id for properties, _ in eventually(lambda: messages(vhost), within=20)]
+    there = [properties.message_id for properties, _ in eventually(lambda: messages(vhost), within=30)]
     assert set(ids) <= set(there)
     assert there[: len(ids)] == ids
 
@@ -339,14 +339,14 @@ def test_a_broker_that_hangs_mid_bulk_exits_75_within_the_timeout(
     slow_pipe: Callable[..., SlowPipe], paused: Block
 ) -> None:
     """The timeout is counted from the last confirm."""
-    pipe = slow_pipe("--timeout", "1500ms")
+    pipe = slow_pipe("--timeout", "3s")
     pipe.write("1")
     assert pipe.read_id()
     with paused():
         pipe.write("2", "3")
         started = time.monotonic()
         code, more, err = pipe.end()
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 10
     assert (code, more) == (os.EX_TEMPFAIL, [])
     assert "did not confirm in time" in err
     assert "line 1 is safe; the first that is not confirmed is line 2. Resume with --skip 1" in err

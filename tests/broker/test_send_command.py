@@ -454,7 +454,7 @@ def test_a_hung_broker_exits_75_within_the_timeout(
         monkeypatch.setattr(Publisher, "publish", pause_and_publish)
         started = time.monotonic()
         try:
-            done = wq_send(*to, "--timeout", "1500ms", "hello")
+            done = wq_send(*to, "--timeout", "3s", "hello")
         finally:
             for block in blocks:
                 block.__exit__(None, None, None)
@@ -462,10 +462,10 @@ def test_a_hung_broker_exits_75_within_the_timeout(
     else:
         with paused():
             started = time.monotonic()
-            done = wq_send(*to, "--timeout", "1500ms", "hello")
+            done = wq_send(*to, "--timeout", "3s", "hello")
         assert "did not answer in time" in done.err
     assert done.code == os.EX_TEMPFAIL
-    assert 1.4 < time.monotonic() - started < 6
+    assert 2.9 < time.monotonic() - started < 10
 
 
 def test_a_memory_alarm_exits_75_with_the_brokers_reason_and_is_gone_afterwards(

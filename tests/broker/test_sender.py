@@ -91,7 +91,7 @@ def test_a_sender_that_idles_longer_than_the_heartbeat_sends_again(
     """The broker closed the connection meanwhile; the next send opens another."""
     with Sender(config=make_config("q", heartbeat="2s")) as sender:
         sender.send(b"before")
-        eventually(broker_hung_up(sender.publisher._connection), within=20)
+        eventually(broker_hung_up(sender.publisher._connection), within=30)
         sender.send(b"after")
     assert vhost.count("q") == 2
 
@@ -117,7 +117,7 @@ def test_send_many_survives_messages_that_come_more_slowly_than_heartbeats(
 
         def slowly() -> Iterator[Message]:
             yield sender.message("0")
-            eventually(broker_hung_up(sender.publisher._connection), within=20)
+            eventually(broker_hung_up(sender.publisher._connection), within=30)
             for number in range(1, 4):
                 yield sender.message(str(number))
                 await_count(vhost, number + 1)  # it is sent before the next one is asked for
@@ -138,17 +138,18 @@ def test_a_sender_goes_on_after_a_message_was_not_confirmed(url: str, vhost: Vho
 
 
 def test_a_sender_goes_on_after_a_late_confirm(url: str, vhost: Vhost, paused: Block) -> None:
-    """The late message may be there once or not at all; the two after it are there once."""
-    with Sender(url, timeout=0.5) as sender:
-        sender.send(b"before", queue="q")
+    """The late message may be there once or not at all; the two after it are there."""
+    with Sender(url, timeout=1) as sender:
+        await_sent(sender, b"before")  # a busy host may need longer than that to connect
         with paused(), pytest.raises(NotConfirmedError):
             sender.send(b"late", queue="q")
         for body in (b"1", b"2"):
             await_sent(sender, body)  # the broker needs a moment to wake up
     with vhost.channel() as channel:
-        found = [channel.basic_get("q", auto_ack=True)[2] for _ in range(5)]
-    assert [body for body in found if body not in (None, b"late")][:1] == [b"before"]
+        found = list(iter(lambda: channel.basic_get("q", auto_ack=True)[2], None))
+    assert found[0] == b"before"
     assert {b"1", b"2"} <= set(found)
+    assert found.count(b"late") <= 1
 
 
 def await_count(vhost: Vhost, count: int) -> None:
@@ -210,7 +211,7 @@ def test_the_timeout_holds_while_a_queue_is_declared(
     """The broker hangs right after it told that there is no queue."""
     declare = topology.declare_once
     file = make_config("q")
-    with Sender(config=file, timeout=1.5) as sender:
+    with Sender(config=file, timeout=3) as sender:
 
         def hang(*arguments: Any) -> None:
             with paused():
@@ -220,4 +221,4 @@ def test_the_timeout_holds_while_a_queue_is_declared(
         started = time.monotonic()
         with pytest.raises(ConnectionLostError, match="did not answer in time"):
             sender.send(b"x")
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 10

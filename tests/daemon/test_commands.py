@@ -99,7 +99,7 @@ def test_no_command_outlives_its_worker(daemon: Daemons, vhost: Vhost, program: 
                 channel.queue_purge("task_queue")
             running.start()
             running.await_event("master.started", 2)
-        eventually(lambda: not alive(pid), within=15)
+        eventually(lambda: not alive(pid), within=30)
 
 
 def test_a_stop_hands_back_what_a_command_holds_after_the_drain_timeout(

@@ -262,7 +262,7 @@ def test_an_innocent_long_task_is_not_buried_by_lost_connections_and_deploys(
             eventually(functools.partial(again, running))
             assert running.stop() == 0
     with daemon(queues, name="last") as running:
-        running.await_event("delivery.settled", outcome="done", message_id="innocent", within=20)
+        running.await_event("delivery.settled", outcome="done", message_id="innocent", within=30)
         assert vhost.count("task_queue.dead") == 0
 
 
@@ -277,7 +277,7 @@ def test_an_innocent_long_task_is_not_buried_by_broker_restarts(
         for kind in queues:
             mortal.publish(kind, "sleep 6", message_id=kind)
         for number in range(3):
-            eventually(functools.partial(again, running, 2 * (number + 1)), within=20)
+            eventually(functools.partial(again, running, 2 * (number + 1)), within=30)
             if number < 2:
                 mortal_node.stop()
             else:

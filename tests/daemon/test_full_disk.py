@@ -118,7 +118,7 @@ class Piped(Placed):
 
 def await_queue(vhost: Vhost) -> None:
     """Wait until a daemon whose log cannot be read has declared its queue."""
-    eventually(lambda: vhost.count("task_queue") >= 0, within=15)
+    eventually(lambda: vhost.count("task_queue") >= 0, within=30)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_log_that_nobody_reads_costs_lines_and_no_message(piped: Piped, vhost:
     """A reader that was stopped: tasks go on; when it reads again, it hears how many lines it missed."""
     bodies = [f"sleep 0 {number}" for number in range(60)]
     vhost.publish("task_queue", *bodies)
-    eventually(lambda: sorted(piped.done()) == sorted(bodies), within=20)
+    eventually(lambda: sorted(piped.done()) == sorted(bodies), within=30)
     piped.listen()
     piped.await_event("queue.depth", 3)
     vhost.publish("task_queue", *bodies)
@@ -153,7 +153,7 @@ def test_a_log_whose_reader_is_gone_costs_no_message(piped: Piped, vhost: Vhost)
     eventually(lambda: len(piped.done()) == 20)
     old = {entry["pid"] for entry in piped.ledger()}
     piped.signal(signal.SIGHUP)
-    eventually(lambda: not any(alive(pid) for pid in old), within=15)
+    eventually(lambda: not any(alive(pid) for pid in old), within=30)
     vhost.publish("task_queue", "sleep 0")
     eventually(lambda: len(piped.done()) == 21)
     assert piped.stop() == 0

@@ -134,7 +134,7 @@ def test_a_port_that_is_taken_costs_nothing_but_the_endpoint(daemon: Daemons, vh
             vhost.publish("task_queue", "reject")
             running.await_event("delivery.settled")
             running.await_event("queue.depth", 3)
-        running.await_event("endpoint.opened", within=20)
+        running.await_event("endpoint.opened", within=30)
         assert get(port, "/healthz")[0] == 200
         assert len(running.events("endpoint.blocked")) == 1
 
@@ -178,7 +178,7 @@ def test_a_backlog_is_told_when_it_is_high_and_when_it_is_gone(daemon: Daemons, 
         running.signal(signal.SIGHUP)
         running.await_event("monitor.stopped")
         (running.directory / "release").touch()
-        cleared = running.await_event("queue.backlog_cleared", within=20)
+        cleared = running.await_event("queue.backlog_cleared", within=30)
         assert cleared["ready"] == 0
         assert metrics(port)["workqueued_alert_active{alert=backlog_high}"] == 0
         assert len(running.events("queue.backlog_high")) == 1

@@ -71,7 +71,7 @@ def test_ready_is_said_when_every_worker_is(daemon: Daemons, vhost: Vhost, manag
     """And the status tells how it goes: consuming, busy, since when, and what waits."""
     running = daemon(queue(3)).start(**supervised(manager))
     with running:
-        eventually(lambda: "READY=1" in manager.lines, 15)
+        eventually(lambda: "READY=1" in manager.lines)
         assert len(running.events("worker.consuming")) >= 2  # the third is ready, and says so any moment
         running.consuming(3)
         vhost.publish("task_queue", *["60 long"] * 5)
@@ -83,7 +83,7 @@ def test_a_broker_that_is_away_at_the_start_is_no_failed_start(daemon: Daemons, 
     """It would be a restart loop for as long as the outage lasts; the status says what is missing."""
     running = daemon(queue(2), broker={"url": "amqp://127.0.0.1:1"}).start(**supervised(manager))
     with running:
-        eventually(lambda: "READY=1" in manager.lines, 15)
+        eventually(lambda: "READY=1" in manager.lines)
         status = manager.await_status("degraded: 0/2 consuming", "2 connecting")
         assert "(task_queue/0 is connecting)" in status
         assert running.stop() == 0
@@ -98,7 +98,7 @@ def test_the_watchdog_is_fed_by_the_masters_loop_alone(daemon: Daemons, vhost: V
         (worker,) = [event["pid"] for event in running.events("worker.consuming")]
         os.kill(worker, signal.SIGSTOP)
         seen = manager.lines.count("WATCHDOG=1")
-        eventually(lambda: manager.lines.count("WATCHDOG=1") >= seen + 3, 10)
+        eventually(lambda: manager.lines.count("WATCHDOG=1") >= seen + 3)
         running.signal(signal.SIGSTOP)
         time.sleep(0.2)  # what is on its way arrives
         seen = manager.lines.count("WATCHDOG=1")
@@ -106,7 +106,7 @@ def test_the_watchdog_is_fed_by_the_masters_loop_alone(daemon: Daemons, vhost: V
             eventually(lambda: manager.lines.count("WATCHDOG=1") > seen, 3)
         os.kill(worker, signal.SIGCONT)
         running.signal(signal.SIGCONT)
-        eventually(lambda: manager.lines.count("WATCHDOG=1") > seen, 5)
+        eventually(lambda: manager.lines.count("WATCHDOG=1") > seen)
 
 
 def test_a_stop_that_was_wanted_puts_the_watchdog_to_rest(daemon: Daemons, vhost: Vhost, manager: Manager) -> None:
@@ -123,7 +123,7 @@ def test_a_stop_that_was_wanted_puts_the_watchdog_to_rest(daemon: Daemons, vhost
         eventually(lambda: manager.lines[-2:] == ["WATCHDOG_USEC=0", "STATUS=stopped, as it was told"])
     again = daemon(queue(1)).start(**supervised(manager))
     with again:
-        eventually(lambda: manager.lines.count("WATCHDOG_USEC=3000000") == 2, 15)
+        eventually(lambda: manager.lines.count("WATCHDOG_USEC=3000000") == 2)
 
 
 def test_a_bad_handler_ends_the_start_before_ready(daemon: Daemons, vhost: Vhost, manager: Manager) -> None:

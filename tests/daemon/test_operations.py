@@ -72,7 +72,7 @@ def test_quit_hands_back_at_once(daemon: Daemons, vhost: Vhost) -> None:
         running.consuming(1)
         vhost.publish("task_queue", "60 endless")
         eventually(running.ledger)
-        assert running.stop(signal.SIGQUIT, within=10) == 0
+        assert running.stop(signal.SIGQUIT, within=15) == 0
         running.await_event("delivery.settled", outcome="handed_back")
     assert vhost.count("task_queue") == 1
 
@@ -99,7 +99,7 @@ def test_a_daemon_without_a_broker_stops_at_once(daemon: Daemons, settings: dict
         assert "amqp://guest:***@" in complaint["error"]
         before = time.monotonic()
         assert running.stop() == 0
-        assert time.monotonic() - before < 3
+        assert time.monotonic() - before < 8
 
 
 def test_a_hung_broker_does_not_hold_up_a_stop(daemon: Daemons, mortal: Vhost, mortal_node: Node) -> None:
@@ -108,7 +108,7 @@ def test_a_hung_broker_does_not_hold_up_a_stop(daemon: Daemons, mortal: Vhost, m
         running.consuming(2)
         mortal_node.pause()
         try:
-            assert running.stop(within=15) == 0
+            assert running.stop(within=30) == 0
         finally:
             mortal_node.resume()
 
@@ -124,7 +124,7 @@ def test_killing_the_master_leaves_no_orphans(daemon: Daemons, vhost: Vhost) -> 
         eventually(running.ledger)
         os.kill(running.pid, signal.SIGKILL)
         running.wait()
-        eventually(lambda: not any(alive(pid) for pid in pids), within=8)
+        eventually(lambda: not any(alive(pid) for pid in pids), within=15)
         running.await_event("worker.stopped", reason="orphaned")
     eventually(lambda: vhost.count("task_queue") == 1)
 
@@ -568,7 +568,7 @@ def test_a_module_that_takes_signals_and_logging_for_itself_does_not_get_them(da
         running.consuming(2)
         vhost.publish("task_queue", "0 fine")
         running.await_event("delivery.settled", outcome="done")
-        assert running.stop(within=10) == 0
+        assert running.stop(within=30) == 0
 
 
 @pytest.mark.parametrize(
@@ -666,7 +666,7 @@ def test_a_long_task_keeps_its_connection_over_many_heartbeats(daemon: Daemons, 
     with daemon(queue(workers=1), broker={"url": vhost.url, "heartbeat": "2s"}) as running:
         running.consuming(1)
         vhost.publish("task_queue", "9 long")
-        settled = running.await_event("delivery.settled", within=20)
+        settled = running.await_event("delivery.settled", within=30)
         assert settled["outcome"] == "done"
         assert "redelivered" not in settled
         assert len(running.events("worker.consuming")) == 1

@@ -237,7 +237,7 @@ class Watched:
             self.read()
             return self.seen.count(b"\x1b[H") >= count
 
-        eventually(drawn, within=15)
+        eventually(drawn, within=30)
 
     def read(self) -> None:
         """Take what it wrote."""
