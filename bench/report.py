@@ -1,7 +1,7 @@
 """The report: docs/benchmarks.md with its tables, and the plot."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -16,14 +16,16 @@ IMAGE = Path("images/benchmarks.png")
 _HEAD = """# Benchmarks
 
 Written by `make bench`; edits are lost. What it does, in under fifteen minutes: one private broker on loopback with its
-default settings; every system on the same queue, or on one of its own where its messages have a format of their own;
-rounds are interleaved, in alternating order. All take **one message at a time** (prefetch 1), **acknowledge by hand**
-after the handler, and messages are **persistent**. The handler counts and does nothing else: measured is everything
-around it, and beside a handler that takes 10 ms these differences vanish. Messages are as each system's own producer
-writes them, those for C, the bare socket and pika as `wq-send` does.
+default settings; every system on the same queue, or on one of its own where its messages have a format of their own.
+All are started, and all but one are stopped (SIGSTOP): each goes on for half a second at a time, in turns, in
+alternating order, and is measured for a third of a second of it. All take **one message at a time** (prefetch 1),
+**acknowledge by hand** after the handler, and messages are **persistent**. The handler counts and does nothing else:
+measured is everything around it, and beside a handler that takes 10 ms these differences vanish. Messages are as each
+system's own producer writes them, those for C, the bare socket and pika as `wq-send` does.
 
-Rates are steady: start-up is left out, nobody publishes meanwhile. **A ratio is taken within a round**, and the table
-has the median of the ratios; min–max is shown beside. Absolute rates of two machines, or two days, compare little.
+Rates are steady: start-up is left out, nobody publishes meanwhile. **A ratio is taken between windows of one turn**,
+seconds apart, and the table has the median of the ratios; beside it the middle half of them, from the lower quartile to
+the upper. Absolute rates of two machines, or two days, compare little.
 Processor time is that of all processes of a system (master and monitor included) from the scheduler's accounts.
 
 workqueued does for each task what it always does: keeper, scoreboard, time limit, verdict, one line of log at `info`.
@@ -41,8 +43,9 @@ def write(results: Results, docs: Path) -> None:
     parts += ["\n## Goals\n", *_goals(results), f"\n![Rates and processor time]({IMAGE})\n"]
     cells = [cell for cell in CELLS if any(results.of(cell.systems[0].name, **_key(cell)))]
     parts += [line for cell in cells for line in _table(results, cell)]
-    parts += ["## Other figures\n", "| figure | median | min–max |", "|---|---|---|"]
-    parts += [row(name, f"{statistics.median(v):.3g}", _span(v, "{:.3g}")) for name, v in results.figures.items()]
+    parts += ["## Other figures\n", "| figure | median | middle half |", "|---|---|---|"]
+    show = "{:.3g}".format
+    parts += [row(name, show(statistics.median(v)), _span(v, show)) for name, v in results.figures.items()]
     parts += ["\nRates (bulk) in messages/s, times in s, memory in MiB, idle CPU in percent of one processor."]
     (docs / "benchmarks.md").write_text("\n".join(parts) + "\n")
 
@@ -56,7 +59,7 @@ def _noise(results: Results) -> str:
 
 
 def _goals(results: Results) -> Iterator[str]:
-    yield "Classic queue, 100 B, no-op handler, one worker, unless said; median (min–max) of the rounds.\n"
+    yield "Classic queue, 100 B, no-op handler, one worker, unless said; median (middle half).\n"
     yield "| | goal | measured | |"
     yield "|---|---|---|---|"
     for goal in GOALS:
@@ -69,7 +72,7 @@ def _verdict(goal: Goal, figures: list[float], results: Results) -> tuple[str, s
     median = statistics.median(figures)
     measured = f"**{goal.show(median)}**"
     if len(figures) > 1:
-        measured += f" ({goal.show(min(figures))}–{goal.show(max(figures))})"
+        measured += f" ({_span(figures, goal.show)})"
     also = goal.also(results)
     if also:
         measured += f"; {also}"
@@ -80,7 +83,8 @@ def _table(results: Results, cell: Cell) -> Iterator[str]:
     base = PIKA if cell.group == "handlers" else AMQP_CONSUME
     what = "" if cell.group == "handlers" else ", a program for each"
     yield f"## {cell.kind.capitalize()} queue, {cell.size:,} B, {_workers(cell)}{what}\n"
-    yield f"| system | tasks/s | min–max | against {base.name} | min–max | client CPU, µs/task | broker CPU, µs/task |"
+    costs = ("client CPU, µs/task", "broker CPU, µs/task")
+    yield row("system", "tasks/s", "middle half", f"against {base.name}", "middle half", *costs)
     yield "|---|---|---|---|---|---|---|"
     for system in cell.systems:
         samples = list(results.of(system.name, **_key(cell)))
@@ -89,8 +93,8 @@ def _table(results: Results, cell: Cell) -> Iterator[str]:
             continue
         rates, client, broker = ([one[key] for one in samples] for key in ("rate", "client_us", "broker_us"))
         yield row(
-            system.name, f"{statistics.median(rates):,.0f}", _span(rates, "{:,.0f}"),
-            f"**{statistics.median(ratios):.2f}**", _span(ratios, "{:.2f}"),
+            system.name, f"{statistics.median(rates):,.0f}", _span(rates, "{:,.0f}".format),
+            f"**{statistics.median(ratios):.2f}**", _span(ratios, "{:.2f}".format),
             f"{statistics.median(client):.0f}" if system.counts else "not seen", f"{statistics.median(broker):.0f}",
         )  # fmt: skip
     yield ""
@@ -106,8 +110,9 @@ def plot(results: Results, file: Path) -> None:
         for one in results.of(name, kind="classic", size=100, group="handlers"):
             points.setdefault(one["workers"], []).append(one["rate"])
         medians = [statistics.median(points[count]) for count in sorted(points)]
-        below = [statistics.median(points[count]) - min(points[count]) for count in sorted(points)]
-        above = [max(points[count]) - statistics.median(points[count]) for count in sorted(points)]
+        halves = [_middle_half(points[count]) for count in sorted(points)]
+        below = [median - half[0] for median, half in zip(medians, halves, strict=True)]
+        above = [half[1] - median for median, half in zip(medians, halves, strict=True)]
         left.errorbar(sorted(points), medians, [below, above], label=name, color=colour, marker="o", capsize=3)
     left.set(xscale="log", xlabel="workers", ylabel="tasks/s", ylim=(0, None), title="classic queue, 100 B, no-op")
     left.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
@@ -131,5 +136,10 @@ def _workers(cell: Cell) -> str:
     return f"{cell.workers} worker{'s' * (cell.workers > 1)}"
 
 
-def _span(values: list[float], show: str) -> str:
-    return f"{show.format(min(values))}–{show.format(max(values))}"
+def _middle_half(values: list[float]) -> tuple[float, float]:
+    lower, _, upper = statistics.quantiles(values, method="inclusive") if len(values) > 1 else values * 3
+    return lower, upper
+
+
+def _span(values: list[float], show: Callable[[float], str]) -> str:
+    return "–".join(show(value) for value in _middle_half(values))

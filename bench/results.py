@@ -38,9 +38,10 @@ class Results:
         return (one for one in self.samples if all(one[key] == value for key, value in wanted.items()))
 
     def ratios(self, system: str, other: str, **cell: Any) -> list[float]:
-        """The rate of one against the other's in the same round of a cell."""
-        others = {one["round"]: one["rate"] for one in self.of(other, **cell)}
-        return [one["rate"] / others[one["round"]] for one in self.of(system, **cell) if one["round"] in others]
+        """The rate of one against the other's in the same window of a cell."""
+        others = {(one["round"], one["window"]): one["rate"] for one in self.of(other, **cell)}
+        turns = ((one["rate"], others.get((one["round"], one["window"]))) for one in self.of(system, **cell))
+        return [rate / other for rate, other in turns if other is not None]
 
     def median(self, name: str) -> float | None:
         """The median of a figure; None when it was not measured."""

@@ -25,12 +25,13 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - a name of our own below it
 
 @dataclass(slots=True)
 class Running:
-    """A system at work."""
+    """A system at work, beside so many consumers of others."""
 
     process: subprocess.Popen[bytes]
     counters: Counters
     log: Path
     started: float
+    beside: int
 
     @property
     def done(self) -> int:
@@ -41,6 +42,16 @@ class Running:
     def processes(self) -> list[int]:
         """The one that was started and all below it."""
         return list(machine.tree(self.process.pid))
+
+    def pause(self) -> None:
+        """Stop every process, from the top: a stopped one forks no more."""
+        for pid in machine.tree(self.process.pid):
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on."""
+        for pid in self.processes:
+            os.kill(pid, signal.SIGCONT)
 
 
 class Rig:
@@ -87,6 +98,7 @@ class Rig:
         memory.mkdir()
         job = Job(queue, kind, workers, handler, self.node.url, self.node.port, memory / "counters", folder)
         counters, log = Counters.create(job.counters), folder / "log"
+        beside = self.look(queue)[1]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 system.command(job),
@@ -98,14 +110,14 @@ class Rig:
                 start_new_session=True,
             )
         try:
-            yield Running(process, counters, log, time.monotonic())
+            yield Running(process, counters, log, time.monotonic(), beside)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # all at once, so that nobody is replaced
             process.wait()
             shutil.rmtree(memory)
             shutil.rmtree(folder)
-            self.wait(lambda: self.look(queue)[1] == 0, f"{system.name} to be gone")
+            self.wait(lambda: self.look(queue)[1] <= beside, f"{system.name} to be gone")
 
     def await_workers(self, running: Running, system: System, queue: str, workers: int) -> float:
         """Wait until all are there; returns seconds since the start."""
@@ -113,7 +125,8 @@ class Rig:
         def ready() -> bool:
             if running.process.poll() is not None:
                 raise SystemExit(f"bench: {system.name} ended:\n{running.log.read_text(errors='replace')[-2000:]}")
-            return self.look(queue)[1] >= system.consumers(workers) and len(running.processes) > workers
+            there = self.look(queue)[1] - running.beside
+            return there >= system.consumers(workers) and len(running.processes) > workers
 
         self.wait(ready, f"{workers} workers of {system.name}", pause=0.004)
         return time.monotonic() - running.started

@@ -72,7 +72,8 @@ def _measure(part: str, rig: Rig, results: Results, options: argparse.Namespace,
     else:
         for sample in consume.measure(rig, consume.QUICK_CELLS if quick else consume.CELLS, deadline):
             results.samples.append(sample)
-            place = f"round {sample['round'] + 1}, {sample['kind']}, {sample['size']} B, {sample['workers']} workers"
+            turn = f"round {sample['round'] + 1}.{sample['window'] + 1}"
+            place = f"{turn}, {sample['kind']}, {sample['size']} B, {sample['workers']} workers"
             cost = f"{sample['client_us']:4.0f} + {sample['broker_us']:4.0f} µs"
             print(f"  {place:44} {sample['system']:32} {sample['rate']:7.0f}/s  {cost}", flush=True)
 
