@@ -72,7 +72,7 @@ def _beside(prefix: str, show: Callable[[float], str]) -> Callable[[Results], st
     return also
 
 
-_factor, _times, _microseconds = "{:.2f}".format, "{:.1f} ×".format, "{:.0f} µs".format
+_factor, _times, _microseconds = "{:.2f}".format, "{:.2f} ×".format, "{:.0f} µs".format
 _seconds, _mib, _percent = "{:.2f} s".format, "{:.1f} MiB".format, "{:.2f} %".format
 
 
