@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,17 @@ class Running:
 
     def pause(self) -> None:
         """Stop every process, from the top: a stopped one forks no more."""
-        for pid in machine.tree(self.process.pid):
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(machine.tree(self.process.pid), signal.SIGSTOP)
 
     def resume(self) -> None:
         """Go on."""
-        for pid in self.processes:
-            os.kill(pid, signal.SIGCONT)
+        self._signal(self.processes, signal.SIGCONT)
+
+    @staticmethod
+    def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # a program that a handler started ends any moment
+                os.kill(pid, number)
 
 
 class Rig:
