@@ -79,7 +79,7 @@ def test_a_hung_broker_holds_neither_send_nor_close(publisher: Publisher, paused
         started = time.monotonic()
         with pytest.raises(NotConfirmedError, match="did not confirm in time"):
             publisher.send(message("q"), started + 0.5)
-        assert 0.4 < time.monotonic() - started < 4
+        assert 0.4 < time.monotonic() - started < 2
         started = time.monotonic()
         publisher.close()
         assert time.monotonic() - started < 3
@@ -94,7 +94,7 @@ def test_open_keeps_its_deadline_when_the_broker_hangs(broker: Broker, paused: B
         with pytest.raises(ConnectionLostError, match="did not answer in time"):
             publisher.open(started + 0.5)
         publisher.close()
-        assert 0.4 < time.monotonic() - started < 4
+        assert 0.4 < time.monotonic() - started < 2
 
 
 def test_an_alarm_is_named_while_it_lasts(publisher: Publisher, vhost: Vhost, alarm: Block) -> None:
@@ -126,7 +126,7 @@ def test_wake_ends_a_wait(publisher: Publisher) -> None:
     started = time.monotonic()
     publisher.wake()
     publisher.pump()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 1
 
 
 def test_a_closed_publisher_says_so_and_opens_again(publisher: Publisher, vhost: Vhost) -> None:

@@ -3,7 +3,6 @@
 import itertools
 import os
 import signal
-import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -80,14 +79,14 @@ def test_a_worker_takes_one_message_at_a_time(daemon: Daemons, vhost: Vhost) -> 
 
 
 def test_heavy_and_light_messages_alternating_go_to_the_idle_worker(daemon: Daemons, vhost: Vhost) -> None:
-    """Round-robin regardless of load would give one worker all the heavy ones and take twice the ideal makespan."""
+    """Round-robin regardless of load would give one worker all the heavy ones: makespan within 10 % of the ideal."""
     heavy, light, pairs = 0.5, 0.01, 8
     with daemon(ledger_queue(2)) as running:
         running.consuming(2)
         vhost.publish("task_queue", *(f"{[heavy, light][n % 2]} task{n}" for n in range(2 * pairs)))
         running.await_event("delivery.settled", 2 * pairs, within=30)
         ideal = pairs * (heavy + light) / 2
-        assert makespan(running) < 1.5 * ideal
+        assert makespan(running) <= 1.1 * ideal + heavy / 10
 
 
 def test_a_slow_worker_does_not_hold_messages_that_a_fast_one_could_do(daemon: Daemons, vhost: Vhost) -> None:
@@ -105,17 +104,17 @@ def test_a_slow_worker_does_not_hold_messages_that_a_fast_one_could_do(daemon: D
 
 
 def test_killing_a_worker_in_mid_task_gives_its_message_to_another_at_once(daemon: Daemons, vhost: Vhost) -> None:
-    """Kill -9: the other worker has the message at once, and a replacement consumes."""
+    """Kill -9: the other worker has the message at once, and a replacement consumes within a second."""
     with daemon(ledger_queue(2)) as running:
         running.consuming(2)
         vhost.publish("task_queue", "2 precious", message_id="m")
         victim = eventually(running.ledger)[0]["pid"]
         os.kill(victim, signal.SIGKILL)
         killed_at = time.monotonic()
-        second = eventually(lambda: [e for e in running.ledger() if e["pid"] != victim], within=30)[0]
+        second = eventually(lambda: [e for e in running.ledger() if e["pid"] != victim], within=5)[0]
         assert second["redelivered"]
-        assert second["at"] - killed_at < 5  # and not when a heartbeat is missed
-        replacement = running.await_event("worker.consuming", 3, within=30)
+        assert second["at"] - killed_at < 1.0
+        replacement = running.await_event("worker.consuming", 3, within=5)
         died = running.await_event("worker.died", signal="SIGKILL", pid_died=victim)
         assert died["slot"] == replacement["slot"]
         assert died["message_id"] == running.ledger()[0]["id"] == "m"
@@ -263,7 +262,7 @@ def test_depth_is_logged_at_a_steady_interval_for_every_queue_busy_or_idle(daemo
         for queue in queues:
             times = [seconds_of_day(event["time"]) for event in running.events("queue.depth", queue=queue)]
             gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-            assert 0.8 < statistics.median(gaps) < 1.2, gaps
+            assert all(0.5 < gap < 1.6 for gap in gaps), gaps
         assert running.events("queue.depth", queue="idle", ready=0, consumers=1, dead=0)
 
 

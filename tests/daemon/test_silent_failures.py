@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -60,7 +59,7 @@ def test_a_hung_broker_is_noticed_within_two_heartbeats(daemon: Daemons, mortal:
             for slot in range(2):
                 noticed = running.await_event("broker.unreachable", slot=f"task_queue/{slot}", within=30)
                 assert "no sign of life for two heartbeats" in noticed["error"]
-                assert at(noticed) - paused_at < 2 * (heartbeat + 5) + 5
+                assert at(noticed) - paused_at < 2 * (heartbeat + 5) + 1.5
         finally:
             mortal_node.resume()
         running.consuming(4)
@@ -209,8 +208,7 @@ def test_a_clock_that_jumps_an_hour_changes_nothing(daemon: Daemons, vhost: Vhos
         assert all(wait is None or wait >= 0 for wait in waits), waits
         lines = [at(event) for event in running.events("queue.depth", generation=1)]
         gaps = [(later - earlier) % 3600 for earlier, later in itertools.pairwise(lines)]
-        assert 0.8 < statistics.median(gaps) < 1.2, gaps
-        assert max(gaps) < 10, gaps
+        assert all(0.3 < gap < 3 for gap in gaps), gaps
         assert any(at(event) > time.time() + 1800 for event in running.events()), "the clock did not jump"
         assert not running.events("worker.died") + running.events("child.killed")
         assert running.stop() == 0
@@ -324,7 +322,7 @@ def test_after_supervisord_was_killed_its_successor_has_the_only_master(daemon: 
         supervised.append(Supervised(log))
         log.await_event("master.refused", exit_code=os.EX_TEMPFAIL)
         (log.directory / "go").touch()
-        eventually(lambda: not any(alive(pid) for pid in old), within=30)
+        eventually(lambda: not any(alive(pid) for pid in old), within=5)
         assert log.await_event("master.started", 2)["pid"] == int((log.directory / "run/pid").read_text())
         log.consuming(4)
         log.await_event("queue.depth", consumers=2, in_flight=0, ready=0)

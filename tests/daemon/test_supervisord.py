@@ -71,7 +71,7 @@ def test_a_killed_master_is_started_again_and_leaves_no_orphans(
     os.kill(master, signal.SIGKILL)
     assert log.await_event("master.started", 2)["pid"] != master
     log.consuming(4)
-    eventually(lambda: not any(alive(pid) for pid in old), within=30)
+    eventually(lambda: not any(alive(pid) for pid in old), within=8)
     eventually(log.done)
     vhost.publish("task_queue", "0 probe")
     eventually(lambda: "0 probe" in log.done())
@@ -130,5 +130,5 @@ def test_a_long_task_does_not_keep_the_next_supervisord_waiting(
     vhost.publish("task_queue", "100")
     eventually(log.ledger)
     service.kill()
-    eventually(lambda: not any(alive(pid) for pid in workers), within=20)
+    eventually(lambda: not any(alive(pid) for pid in workers), within=9)
     eventually(lambda: vhost.count("task_queue") == 1)
