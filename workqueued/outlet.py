@@ -6,6 +6,7 @@ When the reader is slow we wait for it a moment, then drop records and count the
 master dies, and a worker must finish its task all the same.
 """
 
+import mmap
 import os
 import select
 import stat
@@ -15,6 +16,8 @@ from typing import Protocol
 
 #: How long a record waits for a slow reader, ms; after one such wait, records are dropped until it reads again.
 _PATIENCE_MS = 200
+#: Not 0 once any process tore a line: memory shared over forks, so that to look costs no system call.
+_torn = mmap.mmap(-1, 1)
 
 
 class Sink(Protocol):
@@ -75,7 +78,8 @@ class LineSink:
             descriptor = private
             weakref.finalize(self, os.close, private)
         self._descriptor = descriptor
-        self._failed = False
+        if _is_torn(descriptor):  # by those before us
+            _torn[0] = 1
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -84,14 +88,15 @@ class LineSink:
     def write(self, record: str | bytes) -> bool:
         """Write one line; it gets its newline here."""
         data = (record if isinstance(record, bytes) else record.encode("utf-8", "backslashreplace")) + b"\n"
-        if self._failed and _is_torn(self._descriptor):
+        if _torn[0] and _is_torn(self._descriptor):
             data = b"\n" + data
         try:
-            # A disk that gets full takes a part of it.
-            self._failed = os.write(self._descriptor, data) != len(data)
+            whole = os.write(self._descriptor, data) == len(data)
         except OSError:  # reader gone, disk full
-            self._failed = True
-        return not self._failed
+            return False
+        if not whole:  # a disk that gets full takes a part; the next line there may be another process's
+            _torn[0] = 1
+        return whole
 
     def flush(self) -> None:
         """Nothing: what is in a pipe or a file stays there."""

@@ -3,7 +3,9 @@
 import fcntl
 import json
 import logging
+import mmap
 import os
+import resource
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ import pytest
 import structlog
 
 from workqueued import logs
+from workqueued import outlet as outlets
 from workqueued.logs import Reminder, log
 from workqueued.outlet import LineSink, Outlet
 from workqueued.printed import LineLogger, Output
@@ -362,6 +365,35 @@ def test_a_full_disk_is_counted_until_there_is_room(monkeypatch: pytest.MonkeyPa
     assert [(line["event"], line.get("lines")) for line in lines] == [("log.dropped", 5), ("after", None)]
     for descriptor in (reader, pipe, full):
         os.close(descriptor)
+
+
+def _tear(writer: Outlet, room: int) -> None:
+    """Let another process write a line where there is room for a part of it."""
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        writer.msg('{"event": "torn"}')
+        os._exit(writer.dropped)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["meanwhile", "before us"])
+def test_a_line_is_not_spoilt_by_another_processs_torn_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    """Whoever writes next begins a line, also one who lost nothing, or came later."""
+    monkeypatch.setattr(outlets, "_torn", mmap.mmap(-1, 1))
+    log = tmp_path / "log"
+    with log.open("ab") as file:
+        writer = outlet(file.fileno())
+        writer.msg('{"event": "whole"}')
+        _tear(writer, log.stat().st_size + 5)
+        if anew:
+            monkeypatch.setattr(outlets, "_torn", mmap.mmap(-1, 1))
+            writer = outlet(file.fileno())
+        for _ in range(2):
+            writer.msg('{"event": "next"}')
+    assert log.read_text().splitlines() == ['{"event": "whole"}', '{"eve', *['{"event": "next"}'] * 2]
 
 
 def test_a_closed_descriptor_is_no_reason_to_fail() -> None:
