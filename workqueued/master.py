@@ -128,10 +128,10 @@ class Master:
                 self._do(action)
             if self._pool.finished:
                 return
-            now = time.monotonic()
-            self._herald.turn(self._pool, now)
+            self._herald.turn(self._pool, time.monotonic())
+            # As of the plan: what has become due since then was not in it.
             deadline = self._herald.next_deadline(self._pool.next_deadline(now))
-            number = signals.wait(None if deadline is None else deadline - now)
+            number = signals.wait(None if deadline is None else deadline - time.monotonic())
             if deadline is not None and time.monotonic() > deadline + _OVERSLEPT:
                 self._pool.forgive(time.monotonic())
             if number is not None:

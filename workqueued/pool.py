@@ -189,8 +189,9 @@ class Pool:
         ending = Ending.RECYCLED if recycled and code == 0 else self._judge(child, code)
         fate = self.fates[child.queue]
         if ending is Ending.REFUSED:
-            fate.refused_until = now + REFUSED_FOR
             fate.imported = True  # it came as far as the broker
+            if child.generation == self.generation:  # else the reload was for that, and we are late
+                fate.refused_until = now + REFUSED_FOR
             if not any(f.proven for q, f in self.fates.items() if q != NO_QUEUE) and self._all_refused(now):
                 self.verdict = os.EX_CONFIG
         elif ending is Ending.MISCONFIGURED:
@@ -308,7 +309,8 @@ class Pool:
     def next_deadline(self, now: float) -> float | None:
         """When `plan` may have something new to say without anything happening; None: never.
 
-        A child's staleness is looked at every so often rather than exactly: its tick moves all the time.
+        `now` is that of the last plan, or what became due since then would be forgotten. A child's staleness is looked
+        at every so often rather than exactly: its tick moves all the time.
         """
         deadlines: list[float] = [self._look_at]
         if self.stopping_since is not None:

@@ -112,6 +112,27 @@ def test_a_queue_refused_later_in_life_is_not_the_end() -> None:
     assert history.pool.verdict is None
 
 
+def test_a_refusal_of_before_a_reload_says_nothing_about_the_queue_of_now() -> None:
+    """The reload was for it, and came while the child that was refused had not been reaped."""
+    history = History(config(a=1, b=1))
+    history.step()
+    history.ready("a/0")
+    history.pool.reload(config(a=1, b=1))
+    assert history.dies("b/0", EX_NOPERM) is Ending.REFUSED
+    assert history.pool.refused(history.now) == []
+    assert "b/0" in spawned(history.step())
+
+
+def test_the_only_queues_refusal_of_before_a_reload_is_not_the_end() -> None:
+    """It has just been mended."""
+    history = History(config(a=1))
+    history.step()
+    history.pool.reload(config(a=1))
+    history.dies("a/0", EX_NOPERM)
+    assert history.pool.verdict is None
+    assert spawned(history.step()) == ["a/0"]
+
+
 # --- deaths ----------------------------------------------------------------------------------------------------------
 
 
