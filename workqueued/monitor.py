@@ -190,13 +190,25 @@ class _Asker(threading.Thread):
                 self._reader.service()
                 continue
             self._question.clear()
-            try:
-                depths = self._reader.read(self._queues)
-                self.samples = Samples(depths, self._clock(), None, self.samples.delayed)
-                self._answer.set()  # the levels may be slow without a quorum, and are of less interest
-                self.samples = dataclasses.replace(self.samples, delayed=self._reader.delayed())
-            except Exception as error:  # noqa: BLE001 - a thread that ended would never answer again
-                if not isinstance(error, WorkqueuedError):
-                    self._reader.close()
-                self.samples = dataclasses.replace(self.samples, trouble=str(error))
-            self._answer.set()
+            answered = self._try(self._read_depths)
+            self._answer.set()  # the levels may be slow without a quorum, and are of less interest
+            if answered:
+                self._try(self._read_levels)
+
+    def _try(self, read: Callable[[], None]) -> bool:
+        try:
+            read()
+        except Exception as error:  # noqa: BLE001 - a thread that ended would never answer again
+            if not isinstance(error, WorkqueuedError):
+                self._reader.close()
+            self.samples = dataclasses.replace(self.samples, trouble=str(error))
+            return False
+        return True
+
+    def _read_depths(self) -> None:
+        depths = self._reader.read(self._queues)
+        self.samples = Samples(depths, self._clock(), None, self.samples.delayed)
+
+    def _read_levels(self) -> None:
+        delayed = self._reader.delayed()
+        self.samples = dataclasses.replace(self.samples, delayed=delayed)  # as they are now: `ask` may have been here
