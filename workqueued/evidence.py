@@ -21,8 +21,9 @@ from workqueued.scoreboard import Cell, Kind, Row, Scoreboard, State
 _MOST = 200
 #: Counts go no further.
 _LARGEST_COUNT = 1_000_000
-#: How long a worker waits for the master to bury a worker that seems to be dead, seconds, and how often it looks.
-_PATIENCE, _LOOK_EVERY = 1.0, 0.005
+#: How often a worker looks whether the master has buried a worker that seems to be dead, and every how many seconds: by
+#: the clock, a machine that stood still meanwhile would have given the master no time at all.
+_LOOKS, _LOOK_EVERY = 600, 0.005
 
 
 class CrashCell(enum.IntEnum):
@@ -109,10 +110,11 @@ class Evidence:
         return Proof(row.words[CrashCell.COUNT], row.note or "", row.words[CrashCell.LOST])
 
     def _await_burial(self, queue: str, identity: str) -> None:
-        deadline = self._clock() + _PATIENCE
+        left = _LOOKS
         for row in self._board.rows(Kind.WORKER):
-            while _holds(row, queue, identity) and self._dead(row.words[Cell.PID]) and self._clock() < deadline:
+            while _holds(row, queue, identity) and self._dead(row.words[Cell.PID]) and left:
                 self._pause(_LOOK_EVERY)
+                left -= 1
 
     def _entry(self, key: str) -> Row:
         """The row of a message, made if there is none; the oldest one is forgotten for it."""

@@ -119,11 +119,29 @@ def test_a_worker_that_lives_on_is_not_waited_for(board: Scoreboard, clock: Cloc
     assert clock.waits == 0
 
 
-def test_a_master_that_does_not_bury_is_not_waited_for_longer_than_a_second(board: Scoreboard, clock: Clock) -> None:
+def test_a_master_that_does_not_bury_is_not_waited_for_longer_than_three_seconds(
+    board: Scoreboard, clock: Clock
+) -> None:
     """It may be stopped."""
     hold(board, "q/0", 4711, "m")
     assert make(board, clock, 4711).look("q", "m", 0) is None
-    assert 101.0 <= clock.now <= 101.1
+    assert clock.waits == 600
+    assert clock.now == pytest.approx(103.0)
+
+
+def test_a_second_in_which_the_machine_stood_still_is_no_time_for_the_master(board: Scoreboard, clock: Clock) -> None:
+    """It had none either; to give it up for that would cost another worker."""
+    table = make(board, clock, 4711)
+    hold(board, "q/0", 4711, "m")
+    row = next(board.rows(Kind.WORKER))
+
+    def stand_still(_seconds: float) -> None:
+        clock.pause(60.0)
+        if clock.waits == 2:
+            died(table, board, "m", 0, "SIGSEGV")
+            row.clear()
+
+    assert Evidence(board, clock, stand_still, lambda pid: pid == 4711).look("q", "m", 0) == Proof(1, "SIGSEGV")
 
 
 def test_the_oldest_is_forgotten_when_there_are_too_many(board: Scoreboard, clock: Clock) -> None:
