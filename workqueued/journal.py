@@ -9,15 +9,13 @@ same, as journald asks the kernel who sent it (systemd.io, "Native Journal Proto
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
-import termios
-import time
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from workqueued.datagrams import await_read
 from workqueued.errors import ConfigError
 
 #: Where journald listens (systemd-journald.service(8)).
@@ -30,7 +28,7 @@ _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 _FIELDS = ("event", "role", "slot", "queue", "message_id", "type", "outcome", "reason")
 _LONGEST_FIELD = 512
 #: How long a process that ends waits for journald, seconds.
-_PATIENCE = 0.2
+_PATIENCE = 1.0
 
 
 class JournalSink:
@@ -84,15 +82,10 @@ class JournalSink:
         over; when that has been read, what came before has been dealt with. The socket is shared with other processes
         of the daemon, which may keep it from ever being empty.
         """
-        deadline = time.monotonic() + patience
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # there is no room for it: then there is all the more to wait for
             self._socket.send(b"")
-            while self._unread() and time.monotonic() < deadline:
-                time.sleep(0.001)
-
-    def _unread(self) -> bool:
-        """Whether something that was sent through this socket has not been received (SIOCOUTQ, unix(7))."""
-        return any(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))
+        with contextlib.suppress(OSError):
+            await_read(self._socket, patience)
 
 
 def datagram(text: str, facts: Mapping[str, Any]) -> bytes:

@@ -10,10 +10,14 @@ import contextlib
 import socket
 from collections.abc import MutableMapping
 
+from workqueued.datagrams import await_read
+
 #: How often the words are brought up to date, seconds; and while much changes.
 _RHYTHM, _SOON = 10.0, 1.0
 #: systemd ends the service when it heard nothing for $WATCHDOG_USEC; we speak so many times as often.
 _TIMES = 3
+#: How long the last word waits until systemd has read it, seconds.
+_PATIENCE = 1.0
 
 
 class Notifier:
@@ -72,14 +76,17 @@ class Notifier:
         """We end because somebody wanted it: no watchdog until the next master's first turn.
 
         Never STOPPING=1: after `supervisorctl stop` or `restart` systemd would take the whole unit for one that ends,
-        and kill it when TimeoutStopSec is over.
+        and kill it when TimeoutStopSec is over. What comes from a process that is gone when it reads, it ignores
+        (systemd issue 2737), so we wait for it.
         """
-        self._send(["WATCHDOG_USEC=0"] * self._watched + [f"STATUS={words}"])
+        self._send(["WATCHDOG_USEC=0"] * self._watched + [f"STATUS={words}"], patience=_PATIENCE)
 
-    def _send(self, lines: list[str]) -> None:
+    def _send(self, lines: list[str], patience: float = 0.0) -> None:
         if not self._address or not lines:
             return
         # A systemd that does not read is no reason to wait: the next turn says it again.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
             to.setblocking(False)  # noqa: FBT003 - its only argument
             to.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
+            if patience:
+                await_read(to, patience)

@@ -131,6 +131,23 @@ def test_the_last_words_of_a_process_are_waited_for(journald: socket.socket) -> 
     assert not patient.is_alive()
 
 
+def test_last_words_are_waited_for_where_there_is_no_room_for_more(journald: socket.socket) -> None:
+    """Just when the journal is behind it matters."""
+    sink = JournalSink(journal.SOCKET)
+    sent = 0
+    while sink.write(b"MESSAGE=one of many\n"):
+        sent += 1
+    patient = threading.Thread(target=sink.flush, args=(60.0,))
+    patient.start()
+    patient.join(0.2)
+    assert patient.is_alive()
+    journald.setblocking(True)
+    for _ in range(sent):
+        journald.recv(4096)
+    patient.join(60)
+    assert not patient.is_alive()
+
+
 def test_a_journal_that_does_not_read_holds_up_no_end(journald: socket.socket) -> None:
     """Nor does one that is not there any more."""
     logs.configure("info", "json", target="journal")

@@ -1,6 +1,7 @@
 """What systemd is told: datagrams on the socket that it named."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,19 @@ def test_ready_is_said_once_and_wakes_a_watchdog_that_was_put_to_rest(manager: s
         *("WATCHDOG_USEC=60000000", "READY=1"),
         *("WATCHDOG_USEC=0", "STATUS=stopped, as it was told"),
     ]
+
+
+def test_the_last_word_is_waited_for_until_it_was_read(manager: socket.socket) -> None:
+    """The manager looks the sender up when it reads: one that is gone by then it does not believe."""
+    one = notifier(manager, WATCHDOG_USEC="60000000")
+    ending = threading.Thread(target=one.rest, args=("stopped",))
+    ending.start()
+    manager.setblocking(True)
+    data, _, _, _ = manager.recvmsg(4096, 0, socket.MSG_PEEK)
+    assert ending.is_alive()
+    assert manager.recv(4096) == data == b"WATCHDOG_USEC=0\nSTATUS=stopped"
+    ending.join(60)
+    assert not ending.is_alive()
 
 
 def test_the_variables_are_taken_out_of_the_environment(manager: socket.socket) -> None:
