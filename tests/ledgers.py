@@ -205,6 +205,16 @@ class Closing:
         note(self.last, "closed")
 
 
+class ClosingSlowly(Closing):
+    """One that needs a while for it."""
+
+    def close(self) -> None:
+        """Note, wait, note."""
+        note(self.last, "closing")
+        until_released(self.last)
+        super().close()
+
+
 class UnprintableError(Exception):
     """An exception that cannot be shown."""
 

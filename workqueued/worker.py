@@ -142,6 +142,7 @@ class Worker:
             self._consuming_since = 0.0
             if not self._leaving():
                 self._pause(backoff.next_delay())
+        self._keeper.free = False  # whoever is told to leave again may still finish its `close()`
         self._settler.close()
         self._callee.close()
         self._say_farewell()
@@ -191,7 +192,7 @@ class Worker:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close()
-        self._keeper.free = True
+        self._keeper.free = not self._leaving()
 
     def _await_word(self, consumer: Consumer) -> None:
         """After a reload: the old worker of this slot drains first."""
@@ -339,7 +340,7 @@ class Worker:
             return
         if delivery is not None:
             try:
-                consumer.hand_back(delivery)
+                consumer.abandon(delivery)
             except WorkqueuedError as error:
                 log.warning("delivery.lost", message_id=delivery.properties.message_id, error=str(error))
             else:

@@ -1,5 +1,6 @@
 """`Consumer`: one message at a time, nothing lost, and no silence when something ended it."""
 
+import contextlib
 import dataclasses
 import struct
 import threading
@@ -115,6 +116,20 @@ def test_what_is_being_handled_can_be_acknowledged_after_stop(consumer: Consumer
     consumer.close()
     assert vhost.get("q")[1] == b"2"
     assert vhost.count("q") == 0
+
+
+@pytest.mark.parametrize("hot", [True, False], ids=["hot path", "pika"])
+def test_what_is_abandoned_is_redelivered_once_and_nothing_else_is(broker: Broker, vhost: Vhost, hot: bool) -> None:
+    """No message is given to one that is about to go: a quorum queue would count that, too."""
+    broker = dataclasses.replace(broker, hot_path=hot)
+    with contextlib.closing(Consumer(broker, "q", Queue(handler="a:b"), "test")) as consumer:
+        vhost.publish("q", "1", "2")
+        consumer.start()
+        consumer.abandon(take(consumer))
+        eventually(lambda: vhost.count("q") == 2)
+    found = [vhost.get("q") for _ in range(2)]
+    counts = {body: (properties.headers or {}).get("x-delivery-count", 0) for properties, body in found}
+    assert counts == {b"1": 1, b"2": 0}
 
 
 def test_an_ack_that_was_written_before_close_arrives(consumer: Consumer, vhost: Vhost) -> None:

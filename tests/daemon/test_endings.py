@@ -361,6 +361,23 @@ def test_a_handler_class_may_clean_up_when_its_worker_drains(daemon: Daemons, vh
         assert [entry["what"] for entry in running.ledger()] == ["finished", "closed"]
 
 
+def test_a_worker_that_is_told_again_to_leave_cleans_up_to_the_end(daemon: Daemons, vhost: Vhost) -> None:
+    """As the master tells it, every half minute."""
+    with daemon(queue("ledgers:ClosingSlowly")) as running:
+        running.consuming(1)
+        vhost.publish("task_queue", "a")
+        pid = running.await_event("delivery.settled", outcome="done")["pid"]
+        running.signal(signal.SIGTERM)
+        eventually(lambda: running.ledger()[-1]["what"] == "closing")
+        for _ in range(3):
+            os.kill(pid, signal.SIGTERM)
+            time.sleep(0.2)  # for what must not happen
+        (running.directory / "release").touch()
+        assert running.wait() == 0
+        assert [entry["what"] for entry in running.ledger()] == ["finished", "closing", "closed"]
+        assert len(running.events("worker.stopped")) == 1
+
+
 def test_messages_go_to_the_handler_of_their_type(daemon: Daemons, vhost: Vhost) -> None:
     """And those that nobody handles to the dead queue, at once, with the types that there are."""
     handlers = {"work": "ledgers:work", "count": "ledgers:Counting"}

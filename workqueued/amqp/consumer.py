@@ -7,6 +7,8 @@ import contextlib
 from collections import deque
 from typing import Any
 
+from pika.spec import Basic
+
 from workqueued.amqp import topology
 from workqueued.amqp.connection import PIKA_ERRORS, connect, properties_from_pika, translate, translated
 from workqueued.amqp.hotpath import HotPath
@@ -129,6 +131,18 @@ class Consumer:
     def hand_back(self, delivery: Delivery) -> None:
         """Give the message back, unblamed: a nack is not counted as a failed delivery by RabbitMQ 4.3."""
         with translated():
+            self._channel.basic_nack(delivery.tag, requeue=True)
+
+    def abandon(self, delivery: Delivery) -> None:
+        """Give the message back and take no further one, without waiting for a word of the broker's.
+
+        Else it would give us one more until the connection is closed, which a quorum queue counts as a redelivery.
+        Errors as for `next`.
+        """
+        with translated():
+            for tag in self._channel.consumer_tags:
+                # pika's own waits for the answer, and a BlockingChannel fails when what is below it does not.
+                self._channel._impl._send_method(Basic.Cancel(consumer_tag=tag, nowait=True))  # noqa: SLF001
             self._channel.basic_nack(delivery.tag, requeue=True)
 
     def wake(self) -> None:
