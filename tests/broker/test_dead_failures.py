@@ -17,6 +17,7 @@ import pytest
 from harness import Vhost, eventually, run_cli
 
 from workqueued.amqp import deadletters
+from workqueued.amqp import look as looking
 from workqueued.amqp.deadletters import DeadQueue, lock_name
 from workqueued.amqp.replay import Replay
 from workqueued.amqp.topology import declare_dead_queue
@@ -364,7 +365,7 @@ def test_a_pass_that_takes_too_long_begins_anew_and_replays_nothing_twice(
 
     What has died again meanwhile is not replayed again.
     """
-    monkeypatch.setattr(deadletters, "LONGEST_HOLD", 0.3)
+    monkeypatch.setattr(looking, "LONGEST_HOLD", 0.3)
     fill(box, 60)
     fill(box, 40, headers={"x-wq-reason": "timeout"})
     again = 0

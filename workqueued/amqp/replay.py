@@ -12,7 +12,7 @@ from typing import Self
 
 from workqueued.amqp.connection import may_overflow_a_frame
 from workqueued.amqp.copies import fit
-from workqueued.amqp.deadletters import Look
+from workqueued.amqp.look import Look
 from workqueued.amqp.publisher import Publisher
 from workqueued.amqp.refusals import TooLargeError
 from workqueued.broker_settings import Broker

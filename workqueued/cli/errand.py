@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from workqueued.amqp.deadletters import PREFETCH, DeadQueue, Look
+from workqueued.amqp.deadletters import DeadQueue
+from workqueued.amqp.look import PREFETCH, Look
 from workqueued.cli.screen import Screen, note
 from workqueued.cli.where import Where
 from workqueued.delivery import REPLAYED

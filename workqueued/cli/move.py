@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from workqueued import archive, letters
-from workqueued.amqp.deadletters import PREFETCH, Look
+from workqueued.amqp.look import PREFETCH, Look
 from workqueued.amqp.replay import Replay, checked
 from workqueued.cli.arguments import open_input
 from workqueued.cli.browse import Table
