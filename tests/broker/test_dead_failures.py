@@ -451,3 +451,15 @@ def test_a_slow_reader_does_not_cost_the_connection(box: Vhost, make_config: Mak
         assert process.stderr.read() == b""
     assert process.returncode == 0
     assert len((first + rest).splitlines()) == 3000
+
+
+def test_a_queue_whose_leader_is_busy_is_not_said_to_be_empty(box: Vhost, broker: Broker, node: Node) -> None:
+    """RabbitMQ gives a quorum queue's leader a quarter of a second, then says 0 in its place."""
+    fill(box, 20)
+    eventually(lambda: box.count("work.dead") == 20)
+    found = f'Name <- registered(), lists:suffix("{box.name}_work.dead", atom_to_list(Name))'
+    with DeadQueue(broker, "work.dead") as queue:
+        awake = "spawn(fun() -> timer:sleep(3000), sys:resume(Name) end)"
+        assert node.ctl("eval", f"length([begin sys:suspend(Name), {awake} end || {found}]).").strip() == "1"
+        assert queue.counts() == (0, 0)
+        assert queue.settled() == (20, False)

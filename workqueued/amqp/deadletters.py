@@ -129,15 +129,37 @@ class DeadQueue:
     def settled(self) -> tuple[int, bool]:
         """How many messages there are once nobody holds any, and whether somebody else goes on consuming.
 
-        What a connection held goes back a moment after it was closed, together with its consumer. Errors as for
-        `service`.
+        What a connection held goes back a moment after it was closed, together with its consumer.
+
+        Raises:
+            ConnectionLostError, QueueRefusedError: the broker does not say.
+            TemporaryError: the queue has messages, and is said to have none.
         """
         deadline = time.monotonic() + _BACK_WITHIN
         ready, consumers = self.counts()
-        while consumers and time.monotonic() < deadline:
+        while consumers or not (ready or self._is_empty()):
+            if time.monotonic() >= deadline:
+                if consumers:
+                    break
+                raise TemporaryError(f"queue {self.name!r} has messages and is said to have none: try again soon")
             self.service(0.05)
             ready, consumers = self.counts()
         return ready, bool(consumers)
+
+    def _is_empty(self) -> bool:
+        """Whether there really is nothing, by asking for one message, which is given back.
+
+        Of a quorum queue whose leader is busy, or not elected, the broker says 0 (rabbit_quorum_queue:stat/1).
+        """
+        try:
+            with self._channel() as channel:
+                method, _, _ = channel.basic_get(self.name)
+                if method is not None:
+                    channel.basic_nack(method.delivery_tag, requeue=True)
+                    channel.queue_declare(self.name, passive=True)  # the queue has the nack when this is answered
+                return method is None
+        except QueueRefusedError:  # as for a queue with a single active consumer: then its word is all there is
+            return True
 
     def service(self, seconds: float = 0) -> None:
         """Let the connection live for so long, at most: heartbeats, deliveries.

@@ -34,11 +34,8 @@ class Queue(Protocol):
     name: str
     timeout: float
 
-    def counts(self) -> tuple[int, int]:
-        """Messages that nobody holds, and consumers."""
-
     def settled(self) -> tuple[int, bool]:
-        """The same, once nobody of ours holds any."""
+        """How many messages there are once nobody of ours holds any, and whether somebody else consumes."""
 
     def service(self, seconds: float = 0) -> None:
         """Let the connection live for so long, at most."""
@@ -122,19 +119,37 @@ class Look:
                 self._channel.basic_cancel(self._consumer)
             self._consumer = self._channel.basic_consume(self._queue.name, self._on_message, consumer_tag=tag)
         self._given = self._held = 0
+        self._heard = time.monotonic()
 
     def _doubt(self) -> None:
         """Nothing came for a while: somebody may have taken the rest, or the queue is out of order."""
         quiet = time.monotonic() - self._heard
         if quiet < _QUIET:
             return
-        if self._queue.counts()[0] == 0:
+        ready, consumers = self._count()
+        if self._inbox:
+            return
+        if not ready and consumers:
             self._ended = True
         elif quiet > self._queue.timeout:
             raise TemporaryError(
                 f"queue {self._queue.name!r} has messages and gave out none for {quiet:.0f} s: it may have lost its "
                 "leader (rabbitmq-queues quorum_status)"
             )
+
+    def _count(self) -> tuple[int, int]:
+        """Messages that the queue has not given out, and consumers; what it gave to us is in the inbox then.
+
+        Given out is not arrived. The answer to a first question may overtake deliveries, as the broker's channel leaves
+        them lying while it waits for the queue's word; the answer to a second one cannot. Where we are not counted, the
+        word is worth nothing: of a quorum queue whose leader is busy, or not elected, the broker says 0 messages and 0
+        consumers (rabbit_quorum_queue:stat/1).
+        """
+        with translated():
+            for _ in range(2):
+                found = self._channel.queue_declare(self._queue.name, passive=True).method
+        self._queue.service()
+        return int(found.message_count), int(found.consumer_count)
 
     def _on_message(self, _channel: Any, method: Any, raw: Any, body: bytes) -> None:
         properties = properties_from_pika(raw)
