@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,17 @@ def spans(daemon: Daemon) -> list[tuple[Event, Event]]:
     return [(entry, ends[entry["body"]]) for entry in ledger if entry["what"] == "started" and entry["body"] in ends]
 
 
+def await_starts(daemon: Daemon, number: int) -> list[Event]:
+    """So many beginnings in the ledger."""
+
+    def found() -> list[Event]:
+        starts = [entry for entry in daemon.ledger() if entry["what"] == "started"]
+        return starts if len(starts) >= number else []
+
+    started: list[Event] = eventually(found)
+    return started
+
+
 def makespan(daemon: Daemon) -> float:
     """Seconds from the first start to the last finish."""
     pairs = spans(daemon)
@@ -42,14 +54,15 @@ def makespan(daemon: Daemon) -> float:
 
 def test_several_workers_share_one_queue_round_robin(daemon: Daemons, vhost: Vhost) -> None:
     """Eight equal messages over four workers: two for each."""
-    with daemon(ledger_queue(4)) as running:
+    with daemon(ledger_queue(4, handler="ledgers:by_word")) as running:
         running.consuming(4)
-        vhost.publish("task_queue", *(f"0.3 task{number}" for number in range(8)))
+        gates = [running.directory / "first", running.directory / "second"]
+        vhost.publish("task_queue", *(f"wait {gates[number // 4]} task{number}" for number in range(8)))
+        for begun, gate in zip((4, 8), gates, strict=True):  # no worker is so slow that another takes its part
+            started = await_starts(running, begun)
+            gate.touch()
         running.await_event("delivery.settled", 8)
-        by_worker: dict[int, int] = {}
-        for start, _ in spans(running):
-            by_worker[start["pid"]] = by_worker.get(start["pid"], 0) + 1
-        assert sorted(by_worker.values()) == [2, 2, 2, 2]
+        assert sorted(Counter(start["pid"] for start in started).values()) == [2, 2, 2, 2]
 
 
 def test_adding_workers_is_all_it_takes_when_a_backlog_builds_up(daemon: Daemons, vhost: Vhost) -> None:
@@ -70,11 +83,13 @@ def test_adding_workers_is_all_it_takes_when_a_backlog_builds_up(daemon: Daemons
 
 def test_a_worker_takes_one_message_at_a_time(daemon: Daemons, vhost: Vhost) -> None:
     """No two tasks of one worker overlap, and what it has not begun is ready for others."""
-    with daemon(ledger_queue(1)) as running:
+    with daemon(ledger_queue(1, handler="ledgers:by_word")) as running:
         running.consuming(1)
-        vhost.publish("task_queue", "1 first", "0 second", "0 third")
+        gate = running.directory / "gate"
+        vhost.publish("task_queue", f"wait {gate}", "sleep 0 second", "sleep 0 third")
         eventually(running.ledger)
         assert vhost.count("task_queue") == 2
+        gate.touch()
         running.await_event("delivery.settled", 3)
 
 
@@ -91,13 +106,16 @@ def test_heavy_and_light_messages_alternating_go_to_the_idle_worker(daemon: Daem
 
 def test_a_slow_worker_does_not_hold_messages_that_a_fast_one_could_do(daemon: Daemons, vhost: Vhost) -> None:
     """While one worker is busy with a long task, the other does all the rest."""
-    with daemon(ledger_queue(2)) as running:
+    with daemon(ledger_queue(2, handler="ledgers:by_word")) as running:
         running.consuming(2)
-        vhost.publish("task_queue", "3 slow", *(f"0 quick{number}" for number in range(40)))
+        slow = f"wait {running.directory / 'gate'}"
+        vhost.publish("task_queue", slow, *(f"sleep 0 quick{number}" for number in range(40)))
+        running.await_event("delivery.settled", 40)
+        (running.directory / "gate").touch()
         running.await_event("delivery.settled", 41)
-        assert running.done()[-1] == "3 slow"
-        slow = next(entry["pid"] for entry in running.ledger() if entry["body"] == "3 slow")
-        assert all(entry["pid"] != slow for entry in running.ledger() if entry["body"] != "3 slow")
+        assert running.done()[-1] == slow
+        busy = next(entry["pid"] for entry in running.ledger() if entry["body"] == slow)
+        assert all(entry["pid"] != busy for entry in running.ledger() if entry["body"] != slow)
 
 
 # 3. A message is acknowledged only when its handler has finished.
@@ -165,17 +183,19 @@ def test_workers_in_mid_task_survive_a_broker_restart(
     daemon: Daemons, mortal: Vhost, mortal_node: Node, ending: str
 ) -> None:
     """They finish, find their connection gone, drop the late verdict, and the message is handled again."""
-    with daemon(ledger_queue(2), url=mortal) as running:
+    with daemon(ledger_queue(2, handler="ledgers:by_word"), url=mortal) as running:
         running.consuming(2)
         time.sleep(_OLD_ENOUGH)
-        mortal.publish("task_queue", "3 long")
+        gate = running.directory / "gate"
+        mortal.publish("task_queue", f"wait {gate}")
         eventually(running.ledger)
         getattr(mortal_node, ending)()
         mortal_node.start()
+        gate.touch()
         running.await_event("delivery.lost", within=30)
         running.await_event("delivery.settled", outcome="done", redelivered=True, within=30)
         running.await_event("worker.consuming", 4, within=30)
-        mortal.publish("task_queue", "0 probe")
+        mortal.publish("task_queue", "sleep 0")
         running.await_event("delivery.settled", 2)
         assert running.stop() == 0
 
