@@ -34,14 +34,21 @@ def note(task: Task, what: str) -> None:
     os.close(descriptor)
 
 
+def wait_for(file: str) -> None:
+    """Until it is there."""
+    while not Path(file).exists():
+        time.sleep(0.02)
+
+
 def work(task: Task) -> None:
-    """Sleep for as many seconds as the body's first word says, if it is a number."""
+    """Sleep for as many seconds as the body's first word says, if it is a number; `wait`: until there is a file."""
     note(task, "started")
-    try:
-        seconds = float(task.text.split()[0])
-    except (ValueError, IndexError):
-        seconds = 0.0
-    time.sleep(seconds)
+    with contextlib.suppress(ValueError, IndexError):
+        words = task.text.split()
+        if words[0] == "wait":
+            wait_for(words[1])
+        else:
+            time.sleep(float(words[0]))
     note(task, "finished")
 
 
@@ -148,8 +155,7 @@ def by_word(task: Task) -> None:  # noqa: PLR0912 - a list
         case "sleep":
             time.sleep(float(arguments[0]))
         case "wait":  # until there is such a file
-            while not Path(arguments[0]).exists():
-                time.sleep(0.02)
+            wait_for(arguments[0])
         case "burn":
             end = time.monotonic() + float(arguments[0])
             while time.monotonic() < end:

@@ -29,7 +29,7 @@ from workqueued.scoreboard import Cell, Head, Kind, Row, Scoreboard, State
 from workqueued.signals import Inbox, leave_to_main_thread, send
 from workqueued.status import MASTER_PATIENCE, Status
 from workqueued.survey import Kernel, read, steady
-from workqueued.teller import Samples, Teller, consuming
+from workqueued.teller import NOT_ASKED, Samples, Teller, consuming
 from workqueued.urls import Address
 
 #: How long a line waits for the answer to the question that was just asked, seconds.
@@ -179,7 +179,7 @@ class _Asker(threading.Thread):
         """Ask, and wait a little for the answer; `samples` then holds it, or says why there is none."""
         self._answer.clear()
         self._question.set()
-        if not self._answer.wait(within) and self.samples.trouble is None:
+        if not self._answer.wait(within) and self.samples.trouble in (None, NOT_ASKED):
             self.samples = dataclasses.replace(self.samples, trouble="the broker has not answered yet")
 
     def run(self) -> None:

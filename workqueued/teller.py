@@ -21,6 +21,8 @@ from workqueued.status import Alert
 _CONSUMING = (State.IDLE, State.BUSY, State.SETTLING)
 #: How long the broker has not counted a worker when that is told, seconds; and in more than one sample.
 _UNCOUNTED_FOR = 5.0
+#: Why there is no answer before the first question.
+NOT_ASKED = "not asked yet"
 
 
 @dataclass(slots=True)
@@ -35,7 +37,7 @@ class Samples:
 
     depths: Mapping[str, Depth] = field(default_factory=dict)
     taken_at: float | None = None
-    trouble: str | None = "not asked yet"
+    trouble: str | None = NOT_ASKED
     delayed: int | None = None
 
 

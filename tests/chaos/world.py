@@ -238,7 +238,7 @@ def stage(directory: Path, node: Node, plan: Plan) -> Iterator[World]:
         world.start_supervisord()
         try:
             deadline = time.monotonic() + 60
-            while world.consumers() != plan.workers:
+            while world.consumers() != plan.workers or world.consumers(VICTIM) != 1:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"the daemon does not consume, see {directory}/workqueued.log")
                 time.sleep(0.1)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 from harness import Vhost, alive, eventually
 from links import Placed, SmallDisk
@@ -123,8 +124,14 @@ class Piped(Placed):
 
 
 def await_queue(vhost: Vhost) -> None:
-    """Wait until a daemon whose log cannot be read has declared its queue."""
-    eventually(lambda: vhost.count("task_queue") >= 0, within=30)
+    """Wait until the workers of a daemon whose log cannot be read consume."""
+
+    def consumers() -> int:
+        with vhost.channel() as channel, contextlib.suppress(pika.exceptions.ChannelClosedByBroker):
+            return int(channel.queue_declare("task_queue", passive=True).method.consumer_count)
+        return 0
+
+    eventually(lambda: consumers() == 2, within=30)
 
 
 @pytest.fixture

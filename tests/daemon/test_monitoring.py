@@ -126,8 +126,9 @@ def test_readiness_follows_the_broker_and_health_does_not(daemon: Daemons, morta
 def test_a_port_that_is_taken_costs_nothing_but_the_endpoint(daemon: Daemons, vhost: Vhost) -> None:
     """Depths and work go on; it is there when the port is free."""
     port = free_port()
-    with daemon(queue(workers=1), monitor=monitor(port)) as running:
-        with socket.create_server(("127.0.0.1", port)):
+    taken = socket.create_server(("127.0.0.1", port))
+    with taken, daemon(queue(workers=1), monitor=monitor(port)) as running:
+        with taken:
             running.consuming(1)
             blocked = running.await_event("endpoint.blocked")
             assert (blocked["level"], blocked["address"]) == ("warning", f"127.0.0.1:{port}")
@@ -261,7 +262,7 @@ def test_a_user_without_the_tag_is_told_what_it_needs(daemon: Daemons, managed: 
         told = running.await_event("management.unreachable")
         assert told["level"] == "warning"
         assert "rabbitmqctl set_user_tags plain monitoring" in told["error"]
-        depth = running.await_event("queue.depth", 2)
+        depth = running.await_event("queue.depth", 2, level="info")
         assert (depth["ready"], depth["unacked"], depth["source"]) == (0, None, "passive")
         managed.ctl("set_user_tags", "plain", "monitoring")
         running.await_event("queue.depth", unacked=0, within=40)

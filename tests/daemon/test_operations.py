@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +29,14 @@ def test_term_and_int_let_a_running_task_finish(daemon: Daemons, vhost: Vhost, n
     """The task is done and acknowledged, the next message stays in the queue, nothing is redelivered; exit 0."""
     with daemon(queue(workers=1)) as running:
         running.consuming(1)
-        vhost.publish("task_queue", "1 long", "0 next")
+        gate = running.directory / "gate"
+        vhost.publish("task_queue", f"wait {gate}", "0 next")
         eventually(running.ledger)
-        assert running.stop(number) == 0
-        assert running.done() == ["1 long"]
+        running.signal(number)
+        running.await_event("monitor.stopped")  # told in the same turn
+        gate.touch()
+        assert running.wait() == 0
+        assert running.done() == [f"wait {gate}"]
         assert vhost.count("task_queue") == 1
         assert [e["outcome"] for e in running.events("delivery.settled")] == ["done"]
 
@@ -40,14 +45,18 @@ def test_a_second_term_changes_nothing(daemon: Daemons, vhost: Vhost) -> None:
     """Draining is idempotent: an impatient second signal does not kill the task."""
     with daemon(queue(workers=1)) as running:
         running.consuming(1)
-        vhost.publish("task_queue", "1.5 long")
+        gate = running.directory / "gate"
+        vhost.publish("task_queue", f"wait {gate}")
         eventually(running.ledger)
         running.signal(signal.SIGTERM)
         running.await_event("master.draining")
         running.signal(signal.SIGTERM)
         running.signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(0.5)
+        gate.touch()
         assert running.wait() == 0
-        assert running.done() == ["1.5 long"]
+        assert running.done() == [f"wait {gate}"]
         assert len(running.events("master.draining")) == 1
 
 
@@ -63,7 +72,7 @@ def test_after_the_drain_timeout_messages_in_flight_are_handed_back(daemon: Daem
         running.await_event("delivery.settled", 2, outcome="handed_back")
         assert not running.events("child.killed")
         assert not running.events("worker.died")
-    assert vhost.count("task_queue") == 2
+    eventually(lambda: vhost.count("task_queue") == 2)
 
 
 def test_quit_hands_back_at_once(daemon: Daemons, vhost: Vhost) -> None:
@@ -74,7 +83,7 @@ def test_quit_hands_back_at_once(daemon: Daemons, vhost: Vhost) -> None:
         eventually(running.ledger)
         assert running.stop(signal.SIGQUIT, within=10) == 0
         running.await_event("delivery.settled", outcome="handed_back")
-    assert vhost.count("task_queue") == 1
+    eventually(lambda: vhost.count("task_queue") == 1)
 
 
 def test_usr1_writes_the_state_of_everything_into_the_log(daemon: Daemons, vhost: Vhost) -> None:
@@ -201,14 +210,14 @@ def test_one_worker_stays_one_during_a_reload(daemon: Daemons, vhost: Vhost) -> 
     """The old worker finishes its task before the new one takes a message: order is kept with workers: 1."""
     with daemon(queue(workers=1)) as running:
         running.consuming(1)
-        vhost.publish("task_queue", "1.5 first", "0 second")
+        vhost.publish("task_queue", "5 first", "0 second")
         eventually(running.ledger)
         running.signal(signal.SIGHUP)
         running.await_event("delivery.settled", 2)
         started = {e["body"]: e for e in running.ledger() if e["what"] == "started"}
         finished = {e["body"]: e for e in running.ledger() if e["what"] == "finished"}
-        assert started["0 second"]["at"] >= finished["1.5 first"]["at"]
-        assert started["0 second"]["pid"] != started["1.5 first"]["pid"]
+        assert started["0 second"]["at"] >= finished["5 first"]["at"]
+        assert started["0 second"]["pid"] != started["5 first"]["pid"]
         assert not [e for e in running.ledger() if e["redelivered"]]
 
 
@@ -280,12 +289,15 @@ def test_a_queue_removed_from_the_yaml_is_drained_with_its_depth_named(daemon: D
     both = queue(workers=1) | {"other": {"handler": "ledgers:work", "workers": 1}}
     with daemon(both) as running:
         running.consuming(2)
-        vhost.publish("other", "2 busy", "0 left", "0 left as well")
+        gate = running.directory / "gate"
+        vhost.publish("other", f"wait {gate}", "0 left", "0 left as well")
         running.await_event("queue.depth", queue="other", ready=2)
         running.write(queues=queue(workers=1))
         running.signal(signal.SIGHUP)
         removed = running.await_event("queue.removed", queue="other", level="warning")
         assert removed["ready"] == 2
+        running.await_event("monitor.stopped")  # and in the same turn the old worker was told
+        gate.touch()
         running.await_event("delivery.settled", queue="other", outcome="done")
         running.await_event("worker.stopped", queue="other")
         assert vhost.count("other") == 2
@@ -317,7 +329,7 @@ def test_two_reloads_in_a_row_end_with_the_newest_configuration(daemon: Daemons,
         running.await_event("reload.started", generation=3)
         for slot in range(3):
             running.await_event("worker.consuming", slot=f"task_queue/{slot}", generation=3)
-        eventually(lambda: [e for e in running.events("queue.depth") if e["consumers"] == 3][-1:])
+        running.await_event("queue.depth", consumers=3)
 
 
 # --- instances -------------------------------------------------------------------------------------------------------
@@ -453,8 +465,7 @@ def test_a_broker_that_cannot_be_used_is_told_and_tried_again(daemon: Daemons, v
         error = running.await_event(event)["error"]
         assert words in error
         assert "wrong@" not in error
-        depth = running.await_event("queue.depth", level="warning")
-        assert words in depth["reason"]
+        eventually(lambda: any(words in event["reason"] for event in running.events("queue.depth", level="warning")))
         running.write(broker={"url": vhost.url})
         running.signal(signal.SIGHUP)
         running.consuming(1)
@@ -631,8 +642,12 @@ def test_a_dead_letter_is_held_until_it_is_confirmed(daemon: Daemons, vhost: Vho
             running.write(queues=queue("ledgers:misbehave", workers=2))
             running.signal(signal.SIGHUP)
             running.await_event("delivery.settled", 2, outcome="done")
-            running.signal(signal.SIGUSR1)
-            running.await_event("child.reported", state="settling")
+
+            def settling() -> bool:
+                running.signal(signal.SIGUSR1)
+                return bool(running.events("child.reported", state="settling"))
+
+            eventually(settling)
             assert not running.events("delivery.settled", outcome="dead")
         running.await_event("delivery.settled", outcome="dead", within=25)
         assert vhost.count("task_queue.dead") == 1

@@ -87,11 +87,13 @@ def test_a_standby_consumer_is_not_disturbed_for_long(daemon: Daemons, vhost: Vh
         channel.queue_declare("task_queue", durable=True, arguments=arguments)
     with daemon(queue(2, declare=False), broker={"url": vhost.url, "heartbeat": "2s"}) as running:
         running.consuming(2)
-        vhost.publish("task_queue", "20 long", "0 next")
+        gate = running.directory / "gate"
+        vhost.publish("task_queue", f"wait {gate}", "0 next")
         first = running.await_event("consumer.overlooked", within=30)
         second = running.await_event("consumer.overlooked", 2, within=30)
         assert first["pid"] == second["pid"]
         assert second["idle_s"] >= 2 * 5
+        gate.touch()
         eventually(lambda: len(running.done()) == 2, within=30)
 
 
@@ -123,8 +125,9 @@ def test_a_worker_that_the_broker_does_not_count_is_told_and_consumes_anew(daemo
                 return seen["reasons"] == [reason] and (seen["state"], seen["ready"]) == ("degraded", False)
 
             eventually(told, within=30)
-            overlooked = running.await_event("consumer.overlooked", 2, within=30)
+            overlooked = running.await_event("consumer.overlooked")
             assert (overlooked["uncounted"], overlooked["ready"]) == (2, 0)
+            running.await_event("consumer.overlooked", 2)
             running.consuming(4)
             vhost.publish("task_queue", "0 after")
             running.await_event("delivery.settled")

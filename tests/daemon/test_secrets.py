@@ -1,5 +1,6 @@
 """A password is in nothing that the daemon or a command says, wherever it comes from and whatever goes wrong."""
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -46,8 +47,9 @@ def look(running: Daemon) -> None:
     board = Scoreboard.open(run)
     pids = [row.words[Cell.PID] for kind in (Kind.WORKER, Kind.MONITOR) for row in board.rows(kind)]
     for pid in (running.pid, *(pid for pid in pids if not is_dead(pid))):
-        clean("cmdline", Path(f"/proc/{pid}/cmdline").read_bytes())
-        clean("comm", Path(f"/proc/{pid}/comm").read_bytes())
+        for name in ("cmdline", "comm"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                clean(name, Path(f"/proc/{pid}/{name}").read_bytes())
 
 
 def commands(file: Path) -> Iterator[subprocess.CompletedProcess[str]]:

@@ -150,8 +150,12 @@ def test_under_an_alarm_a_retry_and_a_letter_wait_and_their_handlers_do_not_run_
             running.write(queues=queue(workers=3, retry=SOON))
             running.signal(signal.SIGHUP)
             running.await_event("delivery.settled", 2, outcome="done")
-            running.signal(signal.SIGUSR1)
-            running.await_event("child.reported", 2, state="settling")
+
+            def settling() -> int:
+                running.signal(signal.SIGUSR1)
+                return len({event["child"] for event in running.events("child.reported", state="settling")})
+
+            eventually(lambda: settling() == 2)
             assert [len(started(running, body)) for body in ("retry 2", "json")] == [1, 1]
             assert len(running.events("delivery.settled")) == 2
         running.await_event("delivery.settled", outcome="dead", within=30)
@@ -297,9 +301,11 @@ def test_of_two_masters_the_one_without_the_lock_leaves(daemon: Daemons, vhost: 
     first = daemon(queue())
     with first.start():
         first.consuming(2)
+        first.signal(signal.SIGSTOP)  # or it may be the faster one after all
         shutil.rmtree(first.directory / "run")
         second = daemon(queue(), name="second", run_directory=str(first.directory / "run"))
         second.start().consuming(2)
+        first.signal(signal.SIGCONT)
         first.signal(signal.SIGHUP)
         assert f"pid {second.pid}" in first.await_event("run_directory.lost")["error"]
         assert first.wait() == os.EX_TEMPFAIL

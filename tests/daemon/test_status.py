@@ -191,11 +191,13 @@ def test_a_drain_and_an_edit_are_told(daemon: Daemons, vhost: Vhost) -> None:
         running.consuming(2)
         seen = await_facts(running, lambda it: it["state"] == "running")
         assert (seen["config_changed"], seen["generation"]) == (False, 2)
-        vhost.publish("task_queue", "3 long")
+        gate = running.directory / "gate"
+        vhost.publish("task_queue", f"wait {gate}")
         eventually(running.ledger)
         running.signal(signal.SIGTERM)
         seen = await_facts(running, lambda it: it["state"] == "draining")
         assert (seen["exit"], seen["reasons"]) == (1, [])
+        gate.touch()
         assert running.wait() == 0
 
 
@@ -228,6 +230,7 @@ class Watched:
     process: subprocess.Popen[bytes]
     master: int
     slave: int
+    before: list[Any]
     seen: bytes = b""
 
     def await_draws(self, count: int) -> None:
@@ -259,6 +262,7 @@ def watched(*arguments: str, size: tuple[int, int] = (24, 80)) -> Iterator[Watch
     master, slave = pty.openpty()
     os.set_blocking(master, False)
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    before = termios.tcgetattr(slave)
     command = [sys.executable, "-m", "workqueued.cli.status", "--watch", "--interval", "200ms", *arguments]
     process = subprocess.Popen(
         [sys.executable, "-c", _TAKE_TERMINAL, *command],
@@ -269,7 +273,7 @@ def watched(*arguments: str, size: tuple[int, int] = (24, 80)) -> Iterator[Watch
         env={**os.environ, "TERM": "xterm", "NO_COLOR": ""},
     )
     try:
-        yield Watched(process, master, slave)
+        yield Watched(process, master, slave, before)
     finally:
         process.kill()
         process.wait()
@@ -285,11 +289,10 @@ def test_watching_draws_in_place_and_leaves_the_terminal_as_it_was(
     with daemon(queue(workers=1)) as running:
         running.consuming(1)
         with watched("--config", str(running.file)) as screen:
-            before = termios.tcgetattr(screen.slave)
             screen.await_draws(3)
-            assert termios.tcgetattr(screen.slave) != before
+            assert termios.tcgetattr(screen.slave) != screen.before
             assert screen.end(keys) == 0
-            assert termios.tcgetattr(screen.slave) == before
+            assert termios.tcgetattr(screen.slave) == screen.before
     assert screen.seen.startswith(b"\x1b[?1049h\x1b[?25l\x1b[H")
     assert screen.seen.endswith(b"\x1b[?25h\x1b[?1049l")
     assert screen.seen.count(b"\x1b[?1049h") == 1
@@ -314,13 +317,12 @@ def test_watching_shows_as_much_as_the_terminal_has_room_for(tmp_path: Path, dae
 def test_a_terminated_watch_leaves_the_terminal_clean_as_well(tmp_path: Path) -> None:
     """Also where there is nothing to see."""
     with watched("--run-directory", str(tmp_path)) as screen:
-        before = termios.tcgetattr(screen.slave)
         screen.await_draws(1)
         screen.process.terminate()
         assert screen.process.wait(10) == 128 + signal.SIGTERM
         screen.read()
         assert screen.seen.endswith(b"\x1b[?25h\x1b[?1049l")
-        assert termios.tcgetattr(screen.slave) == before
+        assert termios.tcgetattr(screen.slave) == screen.before
 
 
 def test_without_a_terminal_watching_prints_once_per_interval(tmp_path: Path) -> None:
