@@ -151,10 +151,10 @@ def test_a_confirm_that_does_not_come_is_published_again(
     copies: Copies, vhost: Vhost, node: Node, paused: Block, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a fresh connection, after a while; a duplicate is better than a loss."""
-    monkeypatch.setattr(copies_module, "_CONFIRM_WITHIN", 0.5)
     with vhost.channel() as channel:
         declare_dead_queue(channel, "q.dead")
     assert send(copies)
+    monkeypatch.setattr(copies_module, "_CONFIRM_WITHIN", 0.5)
     journal = Journal()
 
     def pause(seconds: float) -> None:

@@ -61,11 +61,12 @@ def box(vhost: Vhost) -> Vhost:
 
 def fill(vhost: Vhost, count: int, queue: str = "work.dead", **headers: Any) -> None:
     """Put letters into a dead queue; their bodies are their numbers."""
+    before = vhost.count(queue)
     with vhost.channel() as channel:
         for number in range(count):
             publish(channel, queue, str(number).encode(), *letter(number, **headers))
         # Before the channel is closed: with it goes what a quorum queue has not taken yet.
-        eventually(lambda: vhost.count(queue) >= count)
+        eventually(lambda: vhost.count(queue) >= before + count)
 
 
 def publish(channel: Any, queue: str, body: bytes, message_id: str | None, headers: dict[str, Any]) -> None:

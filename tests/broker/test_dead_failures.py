@@ -213,7 +213,7 @@ def test_an_alarm_stops_a_replay_and_nothing_is_lost(box: Vhost, alarm: Block) -
     """75, with the broker's reason; acks are on another connection and go on."""
     fill(box, 50)
     with alarm():
-        done = dead(box, "replay", "--all", "--yes", "--timeout", "2s")
+        done = dead(box, "replay", "--all", "--yes", "--timeout", "5s")
         assert done.returncode == os.EX_TEMPFAIL
         assert "blocks publishers (low on memory)" in done.stderr
         assert done.stdout == "replayed 0 messages of work.dead\n"
@@ -271,7 +271,7 @@ def test_headers_that_would_not_fit_any_more_are_left_out_and_named(box: Vhost) 
 def test_a_connection_that_is_lost_says_how_far_it_came(box: Vhost, node: Node) -> None:
     """75; what is not reported is still in the dead queue."""
     fill(box, 3000)
-    with running(box, "replay", "--all", "--yes", "--rate", "500") as process:
+    with running(box, "replay", "--all", "--yes", "--rate", "200") as process:
         eventually(lambda: box.count("work") >= 50, within=30)
         node.ctl("close_all_connections", "--vhost", box.name, "test")
         out, err = process.communicate(timeout=60)

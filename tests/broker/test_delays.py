@@ -140,7 +140,9 @@ def test_messages_with_delays_arrive_in_their_own_queue_and_none_early(
         assert method.redelivered is False
         assert "x-delivery-count" not in properties.headers
         assert properties.delivery_mode == 2
-    late = [when - properties.headers["x-wq-due-at"] / 1000 for _, when, _, properties, _ in found[len(ODD_NAMES) :]]
+    delayed = [(when, properties.headers) for _, when, _, properties, _ in found if properties.headers["delay"]]
+    assert len(delayed) == 5 * len(ODD_NAMES)
+    late = [when - headers["x-wq-due-at"] / 1000 for when, headers in delayed]
     assert max(late) < 10  # two seconds on an idle broker; this one is not
 
 
@@ -218,7 +220,7 @@ def test_what_waits_for_a_queue_that_is_deleted_and_declared_again_arrives(
     """Nobody needs to restore a binding: the outbox goes by the queue's name."""
     with vhost.channel() as channel:
         channel.queue_declare("q", durable=True)
-        copy(copies, delay=2)
+        copy(copies, delay=4)
         channel.queue_delete("q")
     assert arrivals("q").wait(1)[0][4] == b"id"
 
@@ -245,7 +247,7 @@ def test_a_message_whose_outbox_was_deleted_is_kept_in_sight(copies: Copies, vho
     """In a dead queue, with the way it came; and the next message declares the outbox again."""
     with vhost.channel() as channel:
         channel.queue_declare("q", durable=True)
-        copy(copies, name="astray")
+        copy(copies, delay=3, name="astray")
         channel.queue_delete(delays.outbox("q"))
     properties, body = vhost.get(delays.ASTRAY)
     assert (body, properties.message_id) == (b"astray", "astray")
@@ -323,9 +325,13 @@ def test_a_delayed_message_survives_a_restart_of_the_broker(mortal_node: Node, m
     mortal_node.stop()
     mortal_node.start()
     there = Arrivals(mortal, "q")
-    found = there.wait(5, within=60)
-    assert {properties.message_id for _, _, _, properties, _ in found} >= set(ids)
-    assert max(when for _, when, *_ in found) >= started + 9
+
+    def arrived() -> bool:  # some twice, perhaps
+        there.settle(0.1)
+        return {properties.message_id for _, _, _, properties, _ in there.found} >= set(ids)
+
+    eventually(arrived, within=60)
+    assert max(when for _, when, *_ in there.found) >= started + 9
     there.close()
 
 
@@ -342,13 +348,15 @@ def test_a_retry_is_held_while_an_alarm_lasts_and_then_sent(
         alarmed.enter_context(alarm())
 
         def pause(_: float) -> None:
-            if len(complaints) == 2:
+            if len(blocked()) == 2:
                 alarmed.close()
+
+        def blocked() -> list[WorkqueuedError]:  # the first attempt has to declare the levels, and may come too late
+            return [error for error in complaints if "blocks publishers" in str(error)]
 
         assert copies.send(message, give_up=lambda: False, pause=pause, complain=complaints.append)
     copies.close()
-    assert len(complaints) >= 2
-    assert "blocks publishers" in str(complaints[0])
+    assert len(blocked()) >= 2
     assert there.wait(1)[0][4] == b"x"
 
 
@@ -466,14 +474,16 @@ def test_a_program_sends_with_a_delay_or_at_a_time(vhost: Vhost, arrivals: Calla
         sender.send("text", queue="q", at=moment.isoformat())
         sender.send("now", queue="q", delay=0)
     found = there.wait(7)
-    assert found[0][4] == b"now"
+    ((*_, at_once, _),) = [one for one in found if one[4] == b"now"]
+    assert not {"x-wq-due-at", "x-death"} & at_once.headers.keys()
     assert {body for *_, body in found[-2:]} == {b"datetime", b"text"}
-    for _, when, _, properties, body in found[1:]:
+    for _, when, _, properties, body in found:
+        if body == b"now":
+            continue
         due = properties.headers["x-wq-due-at"] / 1000
         assert when >= due > started
         if body in {b"datetime", b"text"}:
             assert abs(due - moment.timestamp()) < 0.002
-    assert "x-wq-due-at" not in found[0][3].headers
 
 
 @pytest.mark.parametrize(
@@ -553,7 +563,7 @@ def test_a_user_says_how_long_or_until_when(to: list[str], wq_send: Send, arriva
     """A time without an offset is the user's own; `--json` tells when it is due."""
     there = arrivals("q")
     started = time.time()
-    moment = datetime.now().astimezone() + timedelta(seconds=2)
+    moment = datetime.now().astimezone() + timedelta(seconds=5)
     assert wq_send(*to, "--at", moment.isoformat(), "with an offset").code == 0
     assert wq_send(*to, "--at", moment.replace(tzinfo=None).isoformat(), "local").code == 0
     facts = json.loads(wq_send(*to, "--delay", "1s", "--json", "delay").out)
@@ -618,7 +628,7 @@ def test_each_line_may_say_when(to: list[str], wq_send: Send, arrivals: Callable
     started = time.time()
     assert wq_send(*to, "--ndjson", "--delay", "3s", stdin=text).code == 0
     found = {body.decode(): (when - started, properties) for _, when, _, properties, body in there.wait(5)}
-    assert next(iter(found)) == "now"
+    assert not {"x-wq-due-at", "x-death"} & found["now"][1].headers.keys()
     assert found["delay"][0] >= 1
     assert found["at"][0] >= 1.9
     assert found["none"][0] >= 3
@@ -652,7 +662,7 @@ def test_a_line_whose_delay_makes_no_sense_is_bad_input(
 
 def test_a_bulk_goes_on_when_its_time_has_come(to: list[str], vhost: Vhost) -> None:
     """Lines that are read after `--at` are sent at once."""
-    moment = datetime.now().astimezone() + timedelta(seconds=2)
+    moment = datetime.now().astimezone() + timedelta(seconds=5)
     command = [sys.executable, "-m", "workqueued.cli.send", *to, "--lines", "--at", moment.isoformat()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None

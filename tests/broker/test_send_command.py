@@ -473,7 +473,7 @@ def test_a_memory_alarm_exits_75_with_the_brokers_reason_and_is_gone_afterwards(
 ) -> None:
     """Nothing is reported as sent while the broker blocks publishers."""
     with alarm():
-        done = wq_send(*to, "--timeout", "1s", "hello")
+        done = wq_send(*to, "--timeout", "3s", "hello")
     assert (done.code, done.out) == (os.EX_TEMPFAIL, "")
     assert "blocks publishers (low on memory)" in done.err
     assert wq_send(*to, "hello").code == 0
