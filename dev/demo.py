@@ -171,7 +171,7 @@ class Demo:
         delays = []
         for turn in range(TIMES):
             mark = self._log.now()
-            (message,) = self.send("A task that is killed.")
+            (message,) = self.send("A task that is killed..")
             victim = self._busy_with(message)
             slot, pid = victim.name, victim.words[Cell.PID]
             begin = time.time()

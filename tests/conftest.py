@@ -10,6 +10,7 @@ import pytest
 from harness import Daemon, Vhost
 from tls_broker import Authority, TlsNode
 
+from workqueued import node as broker_nodes
 from workqueued.node import BrokerError, Node
 
 AnyNode = TypeVar("AnyNode", bound=Node)
@@ -18,6 +19,13 @@ _RENEW_VHOSTS = """[rabbit_vhost:delete(V, <<"tests">>) || V <- [%s]], [begin
     rabbit_vhost:add(V, <<"tests">>),
     rabbit_auth_backend_internal:set_permissions(<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
 end || V <- [%s]]."""
+
+
+def pytest_configure() -> None:
+    """Of several processes each chooses from ports of its own: while a node is stopped, its ports are free."""
+    number, all_of_them = (os.environ.get(f"PYTEST_XDIST_WORKER{what}") for what in ("", "_COUNT"))
+    if number and all_of_them:
+        broker_nodes.PORTS = broker_nodes.PORTS[int(number.removeprefix("gw")) :: int(all_of_them)]
 
 
 @pytest.fixture(scope="session")

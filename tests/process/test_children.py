@@ -268,7 +268,7 @@ def test_orders_reach_the_main_thread(number: signal.Signals, told: list[str]) -
     """TERM and USR1, and the wait of the main thread is ended; QUIT ends the process, so it is in tests/daemon."""
     lent = Lent()
     lent.inbox.post(number)
-    eventually(lambda: "wake" in lent.calls, within=30)
+    eventually(lambda: lent.keeper.orders.news.is_set() and "wake" in lent.calls, within=30)
     orders: dict[str, Any] = {
         "drain": lent.keeper.orders.drain,
         "consume": lent.keeper.orders.consume.is_set(),
@@ -281,20 +281,24 @@ def test_the_end_of_the_lifeline_makes_an_orphan() -> None:
     """It drains first; the process ends at the end of the grace only."""
     lent = Lent()
     os.close(lent.writer)
-    eventually(lambda: lent.keeper.orders.orphaned, within=30)
-    assert lent.keeper.orders.drain
+    eventually(lambda: lent.keeper._leave_at < float("inf"), within=30)
     lent.keeper._leave_at = float("inf")  # or it would end this test's process
+    assert lent.keeper.orders.orphaned
+    assert lent.keeper.orders.drain
 
 
 def test_the_keeper_takes_no_signals() -> None:
     """They are the main thread's, whose system calls they interrupt."""
     Lent()
     keepers = [thread for thread in threading.enumerate() if thread.name == "keeper"]
-    masks = [Path(f"/proc/self/task/{thread.native_id}/status").read_text() for thread in keepers]
-    assert masks
-    for mask in masks:
-        blocked = next(row for row in mask.splitlines() if row.startswith("SigBlk:"))
-        assert int(blocked.split()[1], 16) & 1 << (signal.SIGTERM - 1)
+    assert keepers
+
+    def blocked() -> bool:  # soon after the thread has started
+        masks = [Path(f"/proc/self/task/{thread.native_id}/status").read_text() for thread in keepers]
+        found = [int(row.split()[1], 16) for mask in masks for row in mask.splitlines() if row.startswith("SigBlk:")]
+        return len(found) == len(keepers) and all(mask & 1 << (signal.SIGTERM - 1) for mask in found)
+
+    eventually(blocked)
 
 
 def test_backoff_uses_chance_between_nothing_and_the_ceiling() -> None:

@@ -64,7 +64,7 @@ def files_before(machine: Machine) -> set[str]:
 def first_ten_minutes(machine: Machine, files_before: set[str]) -> str:
     """The transcript of a new user's first ten minutes, after which the service is installed and stopped."""
     machine.start("rabbitmq-server")
-    done = machine.run("bash", "-s", text=(TESTS / "first_ten_minutes").read_text())
+    done = machine.run("bash", "-s", text=(TESTS / "first_ten_minutes").read_text(), within=400)
     transcript = done.stdout + done.stderr
     (machine.console.parent / "first_ten_minutes").write_text(transcript)
     assert done.returncode == 0, transcript

@@ -22,6 +22,10 @@ _ENVIRONMENT = (
 )
 
 
+#: What systemd says of a start that it could not make, see `Machine.start`.
+_UNMADE = re.compile(r"Failed to (?:run|spawn) 'start' task|status=219/CGROUP")
+
+
 class Machine:
     """Runs as long as the block.
 
@@ -74,7 +78,9 @@ class Machine:
         if self._process.poll() is not None or not booted():
             raise RuntimeError(f"systemd-nspawn does not boot {self.suite}:\n{self.console.read_text()[-2000:]}")
 
-    def run(self, *command: str, user: str = "root", text: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, user: str = "root", text: str = "", within: float = 150.0
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in the machine to its end, with this text on stdin."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         inside = ["nsenter", "-t", (children or ["0"])[0], "-m", "-u", "-i", "-n", "-p", "-C", "--root", "--wd", "--"]
@@ -85,7 +91,7 @@ class Machine:
             capture_output=True,
             text=True,
             check=False,
-            timeout=150,
+            timeout=within,
         )
 
     def do(self, *command: str, user: str = "root", text: str = "") -> str:
@@ -108,6 +114,17 @@ class Machine:
         """
         self.run("systemctl", "start", *units)
         self.do("systemctl", "start", *units)
+
+    def upgrade(self, sources: str) -> str:
+        """Install over what is there; returns what that prints. The start in it may need a second try, as `start`."""
+        since = self.now()
+        done = self.run("make", "-C", sources, "install")
+        said = done.stdout + done.stderr
+        if done.returncode:
+            journal = self.do("journalctl", "-u", "workqueued", "--no-pager", "--since", since)
+            assert _UNMADE.search(journal), said + journal
+            self.do("systemctl", "start", "workqueued")
+        return said
 
     def write(self, file: str, text: str, mode: str = "644") -> None:
         """Write a file, its folder included; one that is there keeps owner and mode."""
@@ -157,8 +174,7 @@ class Service:
         For those see `Machine.start`; NRestarts counts them.
         """
         journal = self.machine.do("journalctl", "-u", "workqueued", "--no-pager", "--since", since)
-        unmade = re.findall(r"Failed to (?:run|spawn) 'start' task|status=219/CGROUP", journal)
-        return journal.count("Scheduled restart job") - len(unmade)
+        return journal.count("Scheduled restart job") - len(_UNMADE.findall(journal))
 
     def await_successor(self, pid: str) -> None:
         """Wait until another supervisord than this one is active."""

