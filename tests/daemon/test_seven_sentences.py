@@ -43,9 +43,9 @@ def await_starts(daemon: Daemon, number: int) -> list[Event]:
     return started
 
 
-def makespan(daemon: Daemon) -> float:
-    """Seconds from the first start to the last finish."""
-    pairs = spans(daemon)
+def makespan(daemon: Daemon, part: str) -> float:
+    """Seconds from the first start to the last finish of those whose body has this part."""
+    pairs = [(start, end) for start, end in spans(daemon) if part in start["body"]]
     return float(max(end["at"] for _, end in pairs) - min(start["at"] for start, _ in pairs))
 
 
@@ -96,12 +96,17 @@ def test_a_worker_takes_one_message_at_a_time(daemon: Daemons, vhost: Vhost) -> 
 def test_heavy_and_light_messages_alternating_go_to_the_idle_worker(daemon: Daemons, vhost: Vhost) -> None:
     """Round-robin regardless of load would give one worker all the heavy ones: makespan within 10 % of the ideal."""
     heavy, light, pairs = 0.5, 0.01, 8
+    ideal = pairs * (heavy + light) / 2
+    found = []
     with daemon(ledger_queue(2)) as running:
         running.consuming(2)
-        vhost.publish("task_queue", *(f"{[heavy, light][n % 2]} task{n}" for n in range(2 * pairs)))
-        running.await_event("delivery.settled", 2 * pairs, within=30)
-        ideal = pairs * (heavy + light) / 2
-        assert makespan(running) <= 1.1 * ideal + heavy / 10
+        for turn in range(3):  # a machine that stands still makes it longer, and nothing makes it shorter
+            vhost.publish("task_queue", *(f"{[heavy, light][n % 2]} task{turn}.{n}" for n in range(2 * pairs)))
+            running.await_event("delivery.settled", 2 * pairs * (turn + 1))
+            found.append(makespan(running, f" task{turn}."))
+            if found[-1] <= 1.1 * ideal + heavy / 10:
+                return
+    pytest.fail(f"{ideal} s would be ideal: {found}")
 
 
 def test_a_slow_worker_does_not_hold_messages_that_a_fast_one_could_do(daemon: Daemons, vhost: Vhost) -> None:
@@ -278,11 +283,15 @@ def test_depth_is_logged_at_a_steady_interval_for_every_queue_busy_or_idle(daemo
         running.consuming(2)
         vhost.publish("busy", "4 long", "0 next", "0 after")
         running.await_event("queue.depth", queue="busy", ready=2, in_flight=1, consumers=1)
-        running.await_event("queue.depth", 5, queue="idle")
-        for queue in queues:
-            times = [seconds_of_day(event["time"]) for event in running.events("queue.depth", queue=queue)]
-            gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-            assert all(0.5 < gap < 1.6 for gap in gaps), gaps
+
+        def gaps(turn: int) -> list[float]:
+            running.await_event("queue.depth", 5 * turn, queue="paused")  # the last one told
+            told = [running.events("queue.depth", queue=queue)[5 * turn - 5 : 5 * turn] for queue in queues]
+            pairs = (pair for lines in told for pair in itertools.pairwise(lines))
+            return [seconds_of_day(later["time"]) - seconds_of_day(earlier["time"]) for earlier, later in pairs]
+
+        # Of three times five lines: a machine that stands still makes one late, and the next one comes on the dot.
+        assert any(all(0.5 < gap < 1.6 for gap in gaps(turn)) for turn in (1, 2, 3)), [gaps(1), gaps(2), gaps(3)]
         assert running.events("queue.depth", queue="idle", ready=0, consumers=1, dead=0)
 
 
