@@ -216,6 +216,9 @@ class Sender:
     def send_many(self, messages: Iterable[Message]) -> Iterator[str]:
         """Publish messages with many on their way at once; yields each id, in order, once all up to it are safe.
 
+        What comes in quick succession goes out together, so the last message before a pause of the iterable's may wait
+        until it ends; where there are long ones, use `send`.
+
         Args:
             messages: made by `message`.
 
