@@ -218,6 +218,10 @@ class Daemon:
         path = self.directory / "ledger"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    def started(self, body: str | None = None) -> list[Event]:
+        """The ledger's beginnings, of all tasks or of those with a body, in order."""
+        return [entry for entry in self.ledger() if entry["what"] == "started" and body in (None, entry["body"])]
+
     def done(self) -> list[str]:
         """The bodies whose handler finished, in order."""
         return [entry["body"] for entry in self.ledger() if entry["what"] == "finished"]

@@ -9,14 +9,11 @@ import termios
 import time
 
 
-def await_read(sender: socket.socket, patience: float) -> bool:
-    """Wait until what was sent through a socket has been received, at most `patience` seconds; returns whether it was.
+def await_read(sender: socket.socket, patience: float) -> None:
+    """Wait until what was sent through a socket has been received, at most `patience` seconds.
 
     The socket may be shared with other processes, which may keep it from ever being empty.
     """
     deadline = time.monotonic() + patience
-    while any(fcntl.ioctl(sender, termios.TIOCOUTQ, bytes(4))):  # SIOCOUTQ, unix(7)
-        if time.monotonic() >= deadline:
-            return False
+    while any(fcntl.ioctl(sender, termios.TIOCOUTQ, bytes(4))) and time.monotonic() < deadline:  # SIOCOUTQ, unix(7)
         time.sleep(0.001)
-    return True

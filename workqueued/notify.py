@@ -88,5 +88,4 @@ class Notifier:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
             to.setblocking(False)  # noqa: FBT003 - its only argument
             to.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
-            if patience:
-                await_read(to, patience)
+            await_read(to, patience)

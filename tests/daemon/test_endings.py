@@ -47,7 +47,7 @@ def test_a_message_that_fails_twice_is_tried_again_after_the_delay_and_done(daem
         running.await_event("delivery.settled", message_id="other", outcome="done")
         done = running.await_event("delivery.settled", message_id="m", outcome="done")
         assert (done["attempt"], done.get("redelivered")) == (3, None)
-        starts = [entry["at"] for entry in running.ledger() if entry["id"] == "m" and entry["what"] == "started"]
+        starts = [entry["at"] for entry in running.started() if entry["id"] == "m"]
         assert all(later - earlier >= 1.0 for earlier, later in itertools.pairwise(starts))
         assert done["wait_ms"] < 5000, "counted from the end of its delay"
         assert (vhost.count("task_queue"), vhost.count("task_queue.dead")) == (0, 0)
@@ -95,7 +95,7 @@ def test_while_the_copy_cannot_be_published_the_publish_is_tried_again_and_not_t
         with memory_alarm(node):
             go.touch()
             running.await_event("copy.delayed", within=30)
-            assert sum(e["body"] == "fail 2" and e["what"] == "started" for e in running.ledger()) == 1
+            assert len(running.started("fail 2")) == 1
         running.await_event("delivery.settled", outcome="done", attempt=2, count=2, within=60)
 
 
@@ -247,7 +247,7 @@ def gone(pid: int) -> bool:
 
 def again(running: Daemon, begun: int = 2) -> bool:
     """Whether so many tasks were begun."""
-    return len([entry for entry in running.ledger() if entry["what"] == "started"]) >= begun
+    return len(running.started()) >= begun
 
 
 @pytest.mark.parametrize("kind", ["quorum", "classic"])

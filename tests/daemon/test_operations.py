@@ -214,7 +214,7 @@ def test_one_worker_stays_one_during_a_reload(daemon: Daemons, vhost: Vhost) -> 
         eventually(running.ledger)
         running.signal(signal.SIGHUP)
         running.await_event("delivery.settled", 2)
-        started = {e["body"]: e for e in running.ledger() if e["what"] == "started"}
+        started = {e["body"]: e for e in running.started()}
         finished = {e["body"]: e for e in running.ledger() if e["what"] == "finished"}
         assert started["0 second"]["at"] >= finished["5 first"]["at"]
         assert started["0 second"]["pid"] != started["5 first"]["pid"]

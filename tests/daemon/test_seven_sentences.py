@@ -27,20 +27,14 @@ def ledger_queue(workers: int = 2, **settings: Any) -> dict[str, Any]:
 
 def spans(daemon: Daemon) -> list[tuple[Event, Event]]:
     """(started, finished) of each task in the ledger."""
-    ledger = daemon.ledger()
-    ends = {entry["body"]: entry for entry in ledger if entry["what"] == "finished"}
-    return [(entry, ends[entry["body"]]) for entry in ledger if entry["what"] == "started" and entry["body"] in ends]
+    ends = {entry["body"]: entry for entry in daemon.ledger() if entry["what"] == "finished"}
+    return [(entry, ends[entry["body"]]) for entry in daemon.started() if entry["body"] in ends]
 
 
 def await_starts(daemon: Daemon, number: int) -> list[Event]:
     """So many beginnings in the ledger."""
-
-    def found() -> list[Event]:
-        starts = [entry for entry in daemon.ledger() if entry["what"] == "started"]
-        return starts if len(starts) >= number else []
-
-    started: list[Event] = eventually(found)
-    return started
+    eventually(lambda: len(daemon.started()) >= number)
+    return daemon.started()
 
 
 def makespan(daemon: Daemon, part: str) -> float:

@@ -35,11 +35,6 @@ def at(event: Event) -> float:
     return datetime.fromisoformat(event["time"]).timestamp()
 
 
-def started(daemon: Daemon, body: str) -> list[Event]:
-    """The calls of the handler with this body."""
-    return [entry for entry in daemon.ledger() if entry["body"] == body and entry["what"] == "started"]
-
-
 # --- the broker and the way to it ------------------------------------------------------------------------------------
 
 
@@ -92,7 +87,7 @@ def test_a_half_open_link_is_noticed_within_15_seconds(link: Link, vhost: Vhost,
         (running.directory / "acknowledged").touch()
         running.await_event("delivery.settled", outcome="done")
         silent = {e["slot"] for e in running.events("worker.consuming")}
-        busy = running.events("worker.consuming", pid=started(running, lost)[0]["pid"])[0]["slot"]
+        busy = running.events("worker.consuming", pid=running.started(lost)[0]["pid"])[0]["slot"]
         for slot in silent - {busy}:
             noticed = running.await_event("broker.unreachable", slot=slot, within=30)
             assert "nobody answers at the other end any more" in noticed["error"]
@@ -103,7 +98,7 @@ def test_a_half_open_link_is_noticed_within_15_seconds(link: Link, vhost: Vhost,
         running.await_event("delivery.lost", slot=busy)
         link.mend()
         running.consuming(6)
-        eventually(lambda: len(started(running, lost)) == 2)
+        eventually(lambda: len(running.started(lost)) == 2)
         running.await_event("queue.depth", ready=0, in_flight=0, consumers=3)
 
 
@@ -127,14 +122,14 @@ def test_a_task_that_outlasts_the_ack_timeout_comes_again_and_leaves_no_zombie(
         running.consuming(2)
         slow = f"wait {running.directory / 'go'}"
         vhost.publish("task_queue", slow)
-        eventually(lambda: len(started(running, slow)) == 2, within=30)
+        eventually(lambda: len(running.started(slow)) == 2, within=30)
         (running.directory / "go").touch()
         assert "delivery acknowledgement" in running.await_event("broker.unreachable")["error"]
         running.await_event("delivery.lost", verdict="done")
         assert running.await_event("delivery.settled", outcome="done")["redelivered"]
         running.consuming(3)
         running.await_event("queue.depth", ready=0, in_flight=0, consumers=2)
-        assert len(started(running, slow)) == 2
+        assert len(running.started(slow)) == 2
 
 
 def test_under_an_alarm_a_retry_and_a_letter_wait_and_their_handlers_do_not_run_again(
@@ -156,11 +151,11 @@ def test_under_an_alarm_a_retry_and_a_letter_wait_and_their_handlers_do_not_run_
                 return len({event["child"] for event in running.events("child.reported", state="settling")})
 
             eventually(lambda: settling() == 2)
-            assert [len(started(running, body)) for body in ("retry 2", "json")] == [1, 1]
+            assert [len(running.started(body)) for body in ("retry 2", "json")] == [1, 1]
             assert len(running.events("delivery.settled")) == 2
         running.await_event("delivery.settled", outcome="dead", within=30)
         running.await_event("delivery.settled", outcome="done", attempt=2, within=30)
-        assert [len(started(running, body)) for body in ("retry 2", "json")] == [2, 1]
+        assert [len(running.started(body)) for body in ("retry 2", "json")] == [2, 1]
         assert vhost.count("task_queue.dead") == 1
 
 
@@ -198,14 +193,14 @@ def test_a_clock_that_jumps_an_hour_changes_nothing(daemon: Daemons, vhost: Vhos
         running.consuming(2)
         for number, offset in enumerate((3600, 0)):
             vhost.publish("task_queue", f"burn 1.5 {number}", f"fail 2 {number}")
-            eventually(functools.partial(started, running, f"burn 1.5 {number}"))
+            eventually(functools.partial(running.started, f"burn 1.5 {number}"))
             clock.jump(offset)
             send = ("--config", str(running.file), "--queue", "task_queue", f"fail 1 {number}")
             assert run_cli("send", *send).returncode == 0
             running.await_event("delivery.settled", 3 * (number + 1), outcome="done")
         running.signal(signal.SIGHUP)
         running.consuming(4)
-        first, second = ([e["at"] for e in started(running, f"fail 2 {number}")] for number in range(2))
+        first, second = ([e["at"] for e in running.started(f"fail 2 {number}")] for number in range(2))
         assert 1.9 < first[1] - first[0] < 10
         assert 1.9 < second[1] - second[0] < 10
         waits = [event["wait_ms"] for event in running.events("delivery.settled")]
@@ -335,7 +330,7 @@ def test_after_supervisord_was_killed_its_successor_has_the_only_master(daemon: 
         assert log.await_event("master.started", 2)["pid"] == int((log.directory / "run/pid").read_text())
         log.consuming(4)
         log.await_event("queue.depth", consumers=2, in_flight=0, ready=0)
-        assert len(started(log, in_hand)) == len(log.done()) == 1
+        assert len(log.started(in_hand)) == len(log.done()) == 1
         assert len(log.events("master.started")) == 2
     finally:
         supervised.pop().close()

@@ -154,6 +154,13 @@ def translated(url: BrokerUrl | None = None) -> Iterator[None]:
         raise translate(error, url) from error
 
 
+def why_closed(channel: Any) -> WorkqueuedError:
+    """What ended a channel that is closed; pika itself goes on returning normally."""
+    # pika keeps the reason in a private attribute; without it we still know that the channel is closed.
+    reason = getattr(channel, "_closing_reason", None)
+    return translate(reason) if reason else ConnectionLostError("the broker closed the channel")
+
+
 def translate(error: BaseException, url: BrokerUrl | None = None) -> WorkqueuedError:
     """One of pika's errors in our words."""
     at = f" {url}" if url else ""

@@ -10,7 +10,7 @@ from typing import Any
 from pika.spec import Basic
 
 from workqueued.amqp import topology
-from workqueued.amqp.connection import PIKA_ERRORS, connect, properties_from_pika, translate, translated
+from workqueued.amqp.connection import PIKA_ERRORS, connect, properties_from_pika, translate, translated, why_closed
 from workqueued.amqp.hotpath import HotPath
 from workqueued.broker_settings import Broker
 from workqueued.delivery import Delivery
@@ -115,9 +115,7 @@ class Consumer:
         if self._cancelled:
             raise ConsumerCancelledError(f"the broker cancelled the consumer of queue {self._queue_name!r}")
         if not self._channel.is_open:
-            # pika keeps the reason in a private attribute; without it we still know that the channel is closed.
-            reason = getattr(self._channel, "_closing_reason", None)
-            raise translate(reason) if reason else ConnectionLostError("the broker closed the channel")
+            raise why_closed(self._channel)
 
     def ack(self, delivery: Delivery) -> None:
         """Tell the broker that the message is done with. Errors as for `next`."""

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import Any, Protocol
 
-from workqueued.amqp.connection import PIKA_ERRORS, properties_from_pika, translate, translated
+from workqueued.amqp.connection import PIKA_ERRORS, properties_from_pika, translate, translated, why_closed
 from workqueued.delivery import Delivery
 from workqueued.errors import ConnectionLostError, TemporaryError, WorkqueuedError
 from workqueued.letters import Letter
@@ -161,12 +161,11 @@ class Look:
         self._cancelled = True
 
     def _check(self) -> None:
-        """Raise what ended the look: pika itself says nothing of a closed channel or a cancelled consumer."""
+        """Raise what ended the look."""
         if self._cancelled:
             raise ConnectionLostError(f"queue {self._queue.name!r} was deleted, or lost its leader")
         if not self._channel.is_open:
-            reason = getattr(self._channel, "_closing_reason", None)
-            raise translate(reason) if reason else ConnectionLostError("the broker closed the channel")
+            raise why_closed(self._channel)
 
     def hold(self, letter: Letter) -> None:
         """It stays in the queue."""
